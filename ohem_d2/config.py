@@ -1,0 +1,102 @@
+"""Every config key of ohem_d2, its meaning and its check."""
+from dataclasses import dataclass, fields
+from typing import Any, Dict, Optional
+
+from detectron2.config import CfgNode as CN
+
+BUDGETS = ("image", "batch")
+RANKINGS = ("cls+box", "cls", "box")
+READONLY_DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class OHEMOptions:
+    """How RoIs are mined; each field is the key of the same name under ``MODEL.OHEM``.
+
+    The budget of one image keeps its Detectron2 key:
+    b = B / N is ``MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE``.
+
+    Raises:
+        ValueError: a value out of its range; names the key, the value and the valid choices.
+    """
+
+    # None: on exactly where MODEL.ROI_HEADS.NAME names heads that mine. True: as None, and an error for heads
+    # that cannot mine. False: such heads sample as their Detectron2 parents do.
+    enabled: Optional[bool] = None
+    # IoU in [0, 1] above which the RoI of lower loss is dropped as a duplicate; 1.0 drops none, and skips the step.
+    nms_thresh: float = 0.7
+    # False: any two RoIs of an image can be duplicates (the paper). True: only RoIs of the same label
+    # (the authors' released code).
+    nms_per_class: bool = False
+    # "image": the b hardest of each image. "batch": the N * b hardest of the N images of this process.
+    budget: str = "image"
+    # The loss to rank by: "cls+box" (the paper), or one of its two terms alone.
+    rank_by: str = "cls+box"
+    # Precision of the head in the read-only pass. "auto": the one of an active autocast, else float16 on CUDA
+    # and float32 elsewhere. Pooling, the losses and the training pass are not affected.
+    readonly_dtype: str = "auto"
+    # RoIs that the read-only pass takes at a time, which bounds its memory; 0: chosen.
+    readonly_chunk: int = 0
+    # Whether dropout is active in the read-only pass (in the authors' released nets it is).
+    readonly_dropout: bool = False
+    # True: every RoI goes through the trainable head and the losses of the easy ones are set to zero: the same
+    # gradient for more time and memory. To compare with; not for cascades.
+    naive: bool = False
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.nms_thresh <= 1, "NMS_THRESH", self.nms_thresh, "a number in [0, 1]")
+        for key, choices in (("budget", BUDGETS), ("rank_by", RANKINGS), ("readonly_dtype", READONLY_DTYPES)):
+            value = getattr(self, key)
+            _require(value in choices, key.upper(), value, "one of " + ", ".join(map(repr, choices)))
+        _require(self.readonly_chunk >= 0, "READONLY_CHUNK", self.readonly_chunk, "an integer >= 0")
+
+    @classmethod
+    def from_config(cls, cfg: CN) -> "OHEMOptions":
+        """Read ``cfg.MODEL.OHEM``.
+
+        Raises:
+            KeyError: no such section, an unknown key in it, or ``MODEL.ROI_HEADS.OHEM``.
+            ValueError: see the class.
+        """
+        check_keys(cfg)
+        return cls(**{f.name: cfg.MODEL.OHEM[f.name.upper()] for f in fields(cls)})
+
+
+def add_ohem_config(cfg: CN) -> None:
+    """Add the keys of this project, with their defaults, to a Detectron2 config (in place)."""
+    cfg.MODEL.OHEM = CN(_ohem_defaults())
+
+    # YAML catalogues of data sets to register (see datasets/README.md); paths relative to the working folder.
+    cfg.DATASETS.CATALOG = ()
+
+    # Mean loss over all candidate RoIs of some training images, of any R-CNN, mined or not (the paper, figure 3).
+    cfg.TEST.ROI_LOSS = CN()
+    # Iterations between two measurements; the last iteration is always measured. 0: never.
+    cfg.TEST.ROI_LOSS.PERIOD = 0
+    # The first images of the first training set, without augmentation.
+    cfg.TEST.ROI_LOSS.NUM_IMAGES = 64
+
+
+def check_keys(cfg: CN) -> None:
+    """Refuse keys that would be silently ignored.
+
+    Raises:
+        KeyError: an unknown key under ``MODEL.OHEM``, the section missing, or ``MODEL.ROI_HEADS.OHEM``.
+    """
+    if "OHEM" in cfg.MODEL.ROI_HEADS:
+        raise KeyError("MODEL.ROI_HEADS.OHEM does nothing; set MODEL.ROI_HEADS.NAME to OHEMROIHeads, keys in MODEL.OHEM")
+    if "OHEM" not in cfg.MODEL:
+        raise KeyError("the config has no section MODEL.OHEM; call ohem_d2.add_ohem_config(cfg) before reading files into it")
+    known = _ohem_defaults()
+    unknown = sorted(set(cfg.MODEL.OHEM) - set(known))
+    if unknown:
+        raise KeyError(f"unknown key MODEL.OHEM.{unknown[0]}; valid: {', '.join(known)}")
+
+
+def _ohem_defaults() -> Dict[str, Any]:
+    return {f.name.upper(): f.default for f in fields(OHEMOptions)}
+
+
+def _require(ok: bool, key: str, value: Any, valid: str) -> None:
+    if not ok:
+        raise ValueError(f"MODEL.OHEM.{key} is {value!r}; valid: {valid}")

@@ -1,0 +1,21 @@
+"""Hard example mining on plain tensors: torch and torchvision only, no Detectron2, no config.
+
+Everything here runs on the device of its inputs and can be used with any detector.
+"""
+from .losses import box_iou_losses, classification_losses, encode_boxes, sigmoid_classification_losses, smooth_l1_losses
+from .readonly import read_only
+from .selection import HardRoIs, mine_hard_rois, select_hard_rois
+from .suppression import suppress_duplicates
+
+__all__ = [
+    "HardRoIs",
+    "box_iou_losses",
+    "classification_losses",
+    "encode_boxes",
+    "mine_hard_rois",
+    "read_only",
+    "select_hard_rois",
+    "sigmoid_classification_losses",
+    "smooth_l1_losses",
+    "suppress_duplicates",
+]

@@ -1,0 +1,129 @@
+"""Selection of the hard RoIs of a mini-batch (the paper, section 4).
+
+Shape letters: R candidate RoIs of all images, S survivors of NMS, H selected ("hard") RoIs.
+"""
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from .suppression import suppress_duplicates
+
+
+class HardRoIs(NamedTuple):
+    """Result of `mine_hard_rois`; both are int64 indices into the R candidates."""
+
+    selected: Tensor  # (H,) grouped by image id ascending, within an image by loss descending
+    survivors: Tensor  # (S,) what NMS kept, by loss descending over all images
+
+
+def select_hard_rois(
+    losses: Tensor,
+    boxes: Tensor,
+    image_ids: Tensor,
+    num_per_image: int,
+    nms_thresh: Optional[float] = 0.7,
+    class_ids: Optional[Tensor] = None,
+    *,
+    num_images: Optional[int] = None,
+) -> Tensor:
+    """Indices of the RoIs to train on: the ones of highest loss that are not duplicates of each other.
+
+    Within each image, take the RoI of highest loss, drop the others whose IoU with it is above `nms_thresh`,
+    repeat; then keep the `num_per_image` survivors of highest loss. Fewer survivors: all of them, no padding.
+    Of equal losses the lower index comes first, so that the same inputs select the same RoIs on every run.
+    Source: Shrivastava, Gupta and Girshick, CVPR 2016, section 4.
+
+    Args:
+        losses: (R,) floating point, finite.
+        boxes: (R, 4) floating point, XYXY_ABS in pixels of their image.
+        image_ids: (R,) integer >= 0, in any order.
+        num_per_image: budget of one image, >= 1 (b = B / N of the paper).
+        nms_thresh: IoU in [0, 1] above which a RoI is a duplicate; None: no de-duplication.
+        class_ids: (R,) integer >= 0; only RoIs of equal class suppress each other (the authors' released
+            code). None: any two RoIs of an image do (the paper).
+        num_images: pool the budget: select the `num_per_image` * `num_images` survivors of highest loss of
+            the whole batch (the authors' released code). None: a budget for each image.
+
+    Returns:
+        (H,) int64 indices into R, grouped by image id ascending, within an image by loss descending. Empty
+        input: empty.
+
+    Raises:
+        ValueError: a shape, dtype or range that does not fit.
+        FloatingPointError: a loss that is not finite; names the images.
+    """
+    return mine_hard_rois(
+        losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images=num_images
+    ).selected
+
+
+@torch.no_grad()
+def mine_hard_rois(
+    losses: Tensor,
+    boxes: Tensor,
+    image_ids: Tensor,
+    num_per_image: int,
+    nms_thresh: Optional[float] = 0.7,
+    class_ids: Optional[Tensor] = None,
+    *,
+    num_images: Optional[int] = None,
+) -> HardRoIs:
+    """As `select_hard_rois`, and tells what NMS kept as well."""
+    _check_arguments(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images)
+    _check_finite(losses, image_ids)
+    if nms_thresh is None:
+        survivors = torch.sort(losses, descending=True, stable=True).indices
+    else:
+        groups = image_ids if class_ids is None else _joint_ids(image_ids, class_ids)
+        survivors = suppress_duplicates(losses, boxes, groups, nms_thresh)
+    if num_images is None:
+        selected = _hardest_of_each_image(survivors, image_ids, num_per_image)
+    else:
+        selected = _group_by_image(survivors[: num_per_image * num_images], image_ids)
+    return HardRoIs(selected, survivors)
+
+
+def _joint_ids(image_ids: Tensor, class_ids: Tensor) -> Tensor:
+    num_classes = class_ids.max() + 1 if class_ids.numel() > 0 else 1
+    return image_ids * num_classes + class_ids
+
+
+def _group_by_image(order: Tensor, image_ids: Tensor) -> Tensor:
+    return order[torch.sort(image_ids[order], stable=True).indices]
+
+
+def _hardest_of_each_image(order: Tensor, image_ids: Tensor, num_per_image: int) -> Tensor:
+    grouped = _group_by_image(order, image_ids)
+    ids = image_ids[grouped].contiguous()
+    rank_in_image = torch.arange(len(ids), device=ids.device) - torch.searchsorted(ids, ids)
+    return grouped[rank_in_image < num_per_image]
+
+
+def _check_finite(losses: Tensor, image_ids: Tensor) -> None:
+    finite = torch.isfinite(losses)
+    if not finite.all():
+        images = torch.unique(image_ids[~finite]).tolist()
+        raise FloatingPointError(
+            f"{int((~finite).sum())} of {len(losses)} RoI losses are not finite, in image(s) {images} of the batch"
+        )
+
+
+def _check_arguments(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images) -> None:
+    num_rois = losses.shape[0] if losses.dim() == 1 else None
+    if num_rois is None or not losses.is_floating_point():
+        raise ValueError(f"losses must be (R,) floating point, got {_describe(losses)}")
+    if boxes.shape != (num_rois, 4) or not boxes.is_floating_point():
+        raise ValueError(f"boxes must be ({num_rois}, 4) floating point, got {_describe(boxes)}")
+    for name, ids in (("image_ids", image_ids), ("class_ids", class_ids)):
+        if ids is not None and (ids.shape != (num_rois,) or ids.is_floating_point() or ids.dtype == torch.bool):
+            raise ValueError(f"{name} must be ({num_rois},) integer, got {_describe(ids)}")
+    for name, number in (("num_per_image", num_per_image), ("num_images", num_images)):
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise ValueError(f"{name} must be an integer >= 1, got {number!r}")
+    if nms_thresh is not None and not 0 <= nms_thresh <= 1:
+        raise ValueError(f"nms_thresh must be None or in [0, 1], got {nms_thresh!r}")
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype}"

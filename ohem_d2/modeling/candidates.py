@@ -1,0 +1,184 @@
+"""Candidate RoIs: labelled as the heads label them, and the read-only pass that gives each its loss.
+
+Shape letters: R candidate RoIs of all images, K foreground classes. Label K is the background.
+"""
+from contextlib import contextmanager
+from functools import partial, singledispatch
+from itertools import accumulate
+from typing import Dict, Iterator, List, Optional
+
+import torch
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, ROIHeads, StandardROIHeads
+from detectron2.structures import Instances, pairwise_iou
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from ..config import OHEMOptions
+from ..mining import read_only
+from .roi_losses import check_rankable, federated_class_weights, ranking_losses
+
+# RoIs at a time where the config leaves it open: enough to fill a GPU, and the memory of an ordinary RoI batch.
+_CHUNK = 1024
+
+
+def label_candidates(heads: ROIHeads, proposals: List[Instances], targets: List[Instances]) -> List[Instances]:
+    """Match proposals with objects by the matcher of `heads`; leave out those labelled -1 (ignore).
+
+    Args:
+        proposals: one `Instances` per image with ``proposal_boxes``.
+        targets: one `Instances` per image with ``gt_boxes`` and ``gt_classes``.
+
+    Returns:
+        one `Instances` per image: the candidates, with all fields of the proposals and ``gt_classes`` in
+        [0, K], ``gt_boxes`` (of the best matching object; arbitrary for background) and ``gt_ious`` with it.
+    """
+    matcher = heads.proposal_matcher
+    labelled = [_match(matcher, heads.num_classes, *pair) for pair in zip(proposals, targets)]
+    if -1 in matcher.labels:
+        labelled = [candidates[candidates.gt_classes != -1] for candidates in labelled]
+    return labelled
+
+
+def _match(matcher: Matcher, num_classes: int, proposals: Instances, targets: Instances) -> Instances:
+    labelled = Instances(proposals.image_size, **proposals.get_fields())
+    ious = pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)  # (objects, R)
+    matched, labels = matcher(ious)
+    if len(targets) > 0:
+        classes = torch.where(labels == 0, num_classes, targets.gt_classes[matched])
+        labelled.gt_classes = torch.where(labels == -1, -1, classes)
+        labelled.gt_boxes = targets.gt_boxes[matched]
+        labelled.gt_ious = ious.amax(dim=0)
+    else:
+        labelled.gt_classes = torch.full_like(matched, num_classes)
+        labelled.gt_boxes = proposals.proposal_boxes
+        labelled.gt_ious = torch.zeros(len(proposals), device=matched.device)
+    return labelled
+
+
+def candidate_losses(
+    heads: ROIHeads,
+    features: Dict[str, Tensor],
+    candidates: List[Instances],
+    targets: List[Instances],
+    options: OHEMOptions,
+) -> Tensor:
+    """Loss of every candidate under the current weights, in a pass that leaves no trace in `heads`.
+
+    Args:
+        heads: any heads of Detectron2's families, mined or not.
+        features: the feature maps that ``heads.forward`` got.
+        candidates: of `label_candidates`.
+        targets: the objects of each image; cascades match them anew at each stage.
+        options: ranking, precision, chunk and dropout of the pass.
+
+    Returns:
+        (R,) float32, in the order of the concatenated `candidates`.
+
+    Raises:
+        TypeError: heads of no known family, or a predictor whose loss is not known.
+    """
+    device = next(iter(features.values())).device
+    features = {name: features[name].detach().float() for name in heads.in_features}
+    with EventStorage(), read_only(heads, options.readonly_dropout, device):
+        with _precision(options.readonly_dtype, device):
+            weights = _drawn_class_weights(heads, candidates, targets)
+            rank = partial(ranking_losses, rank_by=options.rank_by, class_weights=weights)
+            chunks = _chunks(candidates, options.readonly_chunk or _CHUNK)
+            losses = [_losses_of(heads, features, chunk, targets, rank) for chunk in chunks]
+    return torch.cat(losses) if losses else torch.zeros(0, device=device)
+
+
+def check_minable(heads: ROIHeads) -> None:
+    """Raise TypeError, saying what to do, unless `candidate_losses` can rank the RoIs of `heads`."""
+    if _losses_of.dispatch(type(heads)) is _losses_of.dispatch(object):
+        _losses_of(heads, {}, [], [], None)
+    for predictor in _predictors(heads):
+        check_rankable(predictor)
+
+
+@singledispatch
+def _losses_of(heads, features, candidates, targets, rank) -> Tensor:
+    """Losses of some candidates. The one thing that differs between the families of heads."""
+    raise TypeError(
+        f"{type(heads).__qualname__} cannot be mined: it derives from none of StandardROIHeads, Res5ROIHeads, "
+        "CascadeROIHeads"
+    )
+
+
+@_losses_of.register
+def _(heads: StandardROIHeads, features, candidates, targets, rank) -> Tensor:
+    pooled = heads.box_pooler([features[f] for f in heads.in_features], [c.proposal_boxes for c in candidates])
+    return rank(heads.box_predictor, heads.box_predictor(heads.box_head(pooled)), candidates)
+
+
+@_losses_of.register
+def _(heads: Res5ROIHeads, features, candidates, targets, rank) -> Tensor:
+    boxes = [c.proposal_boxes for c in candidates]
+    roi_features = heads._shared_roi_transform([features[f] for f in heads.in_features], boxes)
+    return rank(heads.box_predictor, heads.box_predictor(roi_features.mean(dim=[2, 3])), candidates)
+
+
+@_losses_of.register
+def _(heads: CascadeROIHeads, features, candidates, targets, rank) -> Tensor:
+    """Sum over the stages, each on the boxes of the one before and with its own matcher.
+
+    A box that has become empty takes no part in later stages, and incurs no loss there.
+    """
+    feature_list = [features[f] for f in heads.in_features]
+    image_sizes = [c.image_size for c in candidates]
+    total, alive, proposals = 0.0, True, candidates
+    for stage, predictor in enumerate(heads.box_predictor):
+        if stage > 0:
+            proposals = heads._create_proposals_from_boxes(boxes, image_sizes)
+            alive = alive & torch.cat([p.proposal_boxes.nonempty() for p in proposals])
+            proposals = heads._match_and_label_boxes(proposals, stage, targets)
+        predictions = heads._run_stage(feature_list, proposals, stage)
+        boxes = predictor.predict_boxes(predictions, proposals)
+        losses = rank(predictor, predictions, proposals)
+        total = total + (losses if alive is True else torch.where(alive, losses, torch.zeros_like(losses)))
+    return total
+
+
+def _predictors(heads: ROIHeads) -> List[nn.Module]:
+    predictor = heads.box_predictor
+    return list(predictor) if isinstance(predictor, nn.ModuleList) else [predictor]
+
+
+def _drawn_class_weights(heads: ROIHeads, candidates, targets) -> Optional[Tensor]:
+    labels = torch.cat([x.gt_classes for x in [*candidates, *targets]])
+    return federated_class_weights(_predictors(heads)[0], labels)
+
+
+def _chunks(candidates: List[Instances], size: int) -> Iterator[List[Instances]]:
+    """Split R candidates into runs of at most `size`; each run has one, perhaps empty, `Instances` per image."""
+    ends = list(accumulate(len(c) for c in candidates))
+    starts = [0, *ends[:-1]]
+    for first in range(0, ends[-1] if ends else 0, size):
+        yield [
+            candidates[i][max(first - start, 0) : max(min(first + size, end) - start, 0)]
+            for i, (start, end) in enumerate(zip(starts, ends))
+        ]
+
+
+@contextmanager
+def _precision(name: str, device: torch.device) -> Iterator[None]:
+    dtype = _auto_dtype(device) if name == "auto" else getattr(torch, name)
+    # Autocast caches cast weights. One that was cast in here has no gradient, and one from outside may have
+    # another type: neither may cross the border of the pass.
+    torch.clear_autocast_cache()
+    try:
+        if dtype is torch.float32:
+            with torch.autocast(device.type, enabled=False):
+                yield
+        else:
+            with torch.autocast(device.type, dtype=dtype):
+                yield
+    finally:
+        torch.clear_autocast_cache()
+
+
+def _auto_dtype(device: torch.device) -> torch.dtype:
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return torch.float16 if device.type == "cuda" else torch.float32

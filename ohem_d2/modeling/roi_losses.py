@@ -1,0 +1,150 @@
+"""Loss of each RoI, as the predictor of an R-CNN trains it.
+
+Shape letters: R RoIs of all images, K foreground classes. Label K is the background.
+"""
+from typing import List, Optional, Tuple
+
+import torch
+from detectron2.layers import cat
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from ..mining import (
+    box_iou_losses,
+    classification_losses,
+    encode_boxes,
+    sigmoid_classification_losses,
+    smooth_l1_losses,
+)
+
+# What FastRCNNOutputLayers computes its losses with; a subclass that overrides one trains another loss.
+_LOSS_METHODS = ("losses", "box_reg_loss", "sigmoid_cross_entropy_loss")
+
+
+def roi_losses(box_predictor: nn.Module, predictions, proposals: List[Instances]) -> Tensor:
+    """Loss of each RoI: classification + box regression, weighted as `box_predictor` weights them.
+
+    The mean of it over a set of RoIs is the sum of what ``box_predictor.losses`` returns for that set. A
+    predictor with a method ``roi_losses(predictions, proposals)`` of its own is asked instead.
+
+    Args:
+        box_predictor: `FastRCNNOutputLayers`, or a module with its own ``roi_losses``.
+        predictions: what ``box_predictor(features)`` returned: logits (R, K + 1), deltas (R, 4 K) or (R, 4).
+        proposals: one `Instances` per image, R boxes in all, with ``proposal_boxes`` (XYXY_ABS),
+            ``gt_classes`` in [0, K] and, where an image has objects, ``gt_boxes``.
+
+    Returns:
+        (R,) float32, without gradient.
+
+    Raises:
+        TypeError: a predictor whose loss is not known; says what to write.
+    """
+    return ranking_losses(box_predictor, predictions, proposals, "cls+box")
+
+
+@torch.no_grad()
+def ranking_losses(
+    box_predictor: nn.Module,
+    predictions,
+    proposals: List[Instances],
+    rank_by: str,
+    class_weights: Optional[Tensor] = None,
+) -> Tensor:
+    """`roi_losses`, or one term of it.
+
+    Args:
+        rank_by: "cls+box", "cls" or "box" (``MODEL.OHEM.RANK_BY``).
+        class_weights: (K,) the classes that a federated loss counts, of `federated_class_weights`; None: drawn
+            here, from the labels of these RoIs.
+
+    Raises:
+        ValueError: one term of a predictor that has its own ``roi_losses``.
+    """
+    check_rankable(box_predictor)
+    if not hasattr(box_predictor, "roi_losses"):
+        cls_losses, box_losses = _loss_terms(box_predictor, predictions, proposals, class_weights)
+        return {"cls+box": cls_losses + box_losses, "cls": cls_losses, "box": box_losses}[rank_by]
+    if rank_by != "cls+box":
+        raise ValueError(
+            f"MODEL.OHEM.RANK_BY is {rank_by!r}; valid for {type(box_predictor).__name__}, which computes the "
+            "loss of a RoI itself: 'cls+box'"
+        )
+    return box_predictor.roi_losses(predictions, proposals)
+
+
+def _loss_terms(
+    box_predictor: FastRCNNOutputLayers,
+    predictions: Tuple[Tensor, Tensor],
+    proposals: List[Instances],
+    class_weights: Optional[Tensor],
+) -> Tuple[Tensor, Tensor]:
+    logits, deltas = predictions
+    if len(logits) == 0:
+        return logits.new_zeros(0, dtype=torch.float32), logits.new_zeros(0, dtype=torch.float32)
+    labels = cat([p.gt_classes for p in proposals])
+    boxes = cat([p.proposal_boxes.tensor for p in proposals])
+    gt_boxes = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
+    if getattr(box_predictor, "use_sigmoid_ce", False):
+        if class_weights is None:
+            class_weights = federated_class_weights(box_predictor, labels)
+        cls_losses = sigmoid_classification_losses(logits, labels, class_weights)
+    else:
+        cls_losses = classification_losses(logits, labels)
+    box_losses = _box_losses(box_predictor, deltas, boxes, gt_boxes, labels)
+    weight = box_predictor.loss_weight
+    return cls_losses * weight.get("loss_cls", 1.0), box_losses * weight.get("loss_box_reg", 1.0)
+
+
+def federated_class_weights(box_predictor: FastRCNNOutputLayers, labels: Tensor) -> Optional[Tensor]:
+    """Draw the classes that the federated loss of `box_predictor` counts for RoIs of these labels.
+
+    Returns:
+        (K,) of 0 and 1; None for a predictor without federated loss.
+    """
+    if not getattr(box_predictor, "use_fed_loss", False):
+        return None
+    num_classes = box_predictor.num_classes
+    classes = box_predictor.get_fed_loss_classes(
+        labels, box_predictor.fed_loss_num_classes, num_classes, box_predictor.fed_loss_cls_weights
+    )
+    return torch.zeros(num_classes + 1, device=labels.device).index_fill_(0, classes, 1.0)[:num_classes]
+
+
+def check_rankable(box_predictor: nn.Module) -> None:
+    """Raise TypeError, saying what to write, unless the loss of `box_predictor` for a single RoI is known."""
+    if hasattr(box_predictor, "roi_losses"):
+        return
+    cls = type(box_predictor)
+    own = [
+        name
+        for name in _LOSS_METHODS
+        if getattr(cls, name, None) is not getattr(FastRCNNOutputLayers, name, None)
+    ]
+    if own:
+        raise TypeError(
+            f"cannot rank RoIs by the loss of {cls.__module__}.{cls.__qualname__}: it has its own {', '.join(own)}; "
+            "give it a method `roi_losses(predictions, proposals) -> Tensor (R,)`"
+        )
+    if not isinstance(box_predictor.box2box_transform, Box2BoxTransform):
+        raise TypeError(
+            f"cannot rank RoIs by the loss of {cls.__module__}.{cls.__qualname__} with "
+            f"{type(box_predictor.box2box_transform).__name__}: only Box2BoxTransform is known; "
+            "give it a method `roi_losses(predictions, proposals) -> Tensor (R,)`"
+        )
+
+
+def _box_losses(predictor, deltas: Tensor, boxes: Tensor, gt_boxes: Tensor, labels: Tensor) -> Tensor:
+    """(R,) box loss of each RoI, 0 for background; computed on all rows, so that the host need not wait for a count."""
+    foreground = (labels >= 0) & (labels < predictor.num_classes)
+    if deltas.shape[1] != 4:
+        rows = torch.arange(len(labels), device=labels.device)
+        deltas = deltas.view(len(labels), predictor.num_classes, 4)[rows, labels.clamp(0, predictor.num_classes - 1)]
+    transform = predictor.box2box_transform
+    if predictor.box_reg_loss_type == "smooth_l1":
+        targets = encode_boxes(boxes, gt_boxes, transform.weights)
+        losses = smooth_l1_losses(deltas, targets, predictor.smooth_l1_beta)
+    else:
+        losses = box_iou_losses(predictor.box_reg_loss_type, transform.apply_deltas(deltas.float(), boxes), gt_boxes)
+    return torch.where(foreground, losses, torch.zeros_like(losses))
