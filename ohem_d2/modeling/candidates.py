@@ -5,10 +5,12 @@ Shape letters: R candidate RoIs of all images, K foreground classes. Label K is 
 from contextlib import contextmanager
 from functools import partial, singledispatch
 from itertools import accumulate
-from typing import Dict, Iterator, List, Optional
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import torch
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, ROIHeads, StandardROIHeads
 from detectron2.structures import Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
@@ -182,3 +184,26 @@ def _auto_dtype(device: torch.device) -> torch.dtype:
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return torch.float16 if device.type == "cuda" else torch.float32
+
+
+@torch.no_grad()
+def candidate_loss_sum(model: GeneralizedRCNN, batched_inputs: List[Dict]) -> Tuple[float, int]:
+    """Sum of the losses of all candidate RoIs of some training images, in float32, and their number.
+
+    Args:
+        model: in eval mode; its heads of any known family, mined or not.
+        batched_inputs: as for training, with ``instances`` and, without a proposal generator, ``proposals``.
+    """
+    images = model.preprocess_image(batched_inputs)
+    features = model.backbone(images.tensor)
+    targets = [x["instances"].to(model.device) for x in batched_inputs]
+    if model.proposal_generator is not None:
+        proposals, _ = model.proposal_generator(images, features, None)
+    else:
+        proposals = [x["proposals"].to(model.device) for x in batched_inputs]
+    heads = model.roi_heads
+    if heads.proposal_append_gt:
+        proposals = add_ground_truth_to_proposals(targets, proposals)
+    candidates = label_candidates(heads, proposals, targets)
+    losses = candidate_losses(heads, features, candidates, targets, OHEMOptions(readonly_dtype="float32"))
+    return float(losses.double().sum()), len(losses)

@@ -1,0 +1,96 @@
+"""From a config file and overrides to a checked config."""
+import logging
+import os
+import re
+import tempfile
+from typing import Sequence
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import ROI_HEADS_REGISTRY
+
+from ..config import OHEMOptions, add_ohem_config
+from ..data import register_catalog
+from ..modeling import OHEMMixin
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Read a YAML config and overrides, register the catalogues it names and check what can be checked.
+
+    Without CUDA the model goes to the CPU. All checks are made before anything is trained or written, but for
+    the output folder, which is created.
+
+    Args:
+        config_file: path; "" for the defaults alone.
+        opts: ``KEY VALUE`` pairs, as on the command line.
+
+    Raises:
+        KeyError, ValueError, FileNotFoundError, OSError: one line with file, key or value, and the valid choices.
+    """
+    cfg = get_cfg()
+    add_ohem_config(cfg)
+    if config_file:
+        if not os.path.isfile(config_file):
+            raise FileNotFoundError(f"config file {config_file} does not exist")
+        _merge(cfg, config_file, lambda: cfg.merge_from_file(config_file))
+    _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    for catalog in cfg.DATASETS.CATALOG:
+        register_catalog(catalog)
+    check_config(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Raise KeyError or ValueError for OHEM settings that are wrong or would do nothing."""
+    options = OHEMOptions.from_config(cfg)
+    heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
+    if options.enabled and not issubclass(heads, OHEMMixin):
+        mining = [name for name, heads in ROI_HEADS_REGISTRY if issubclass(heads, OHEMMixin)]
+        raise ValueError(
+            f"MODEL.OHEM.ENABLED is True but MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r}, which cannot "
+            f"mine; valid: {', '.join(mining)}"
+        )
+    if cfg.TEST.ROI_LOSS.PERIOD < 0 or cfg.TEST.ROI_LOSS.NUM_IMAGES < 1:
+        raise ValueError(
+            f"TEST.ROI_LOSS has PERIOD {cfg.TEST.ROI_LOSS.PERIOD} and NUM_IMAGES {cfg.TEST.ROI_LOSS.NUM_IMAGES}; "
+            "valid: PERIOD >= 0, NUM_IMAGES >= 1"
+        )
+    _check_writable(cfg.OUTPUT_DIR)
+
+
+def _merge(cfg: CfgNode, source: str, merge) -> None:
+    try:
+        merge()
+    except KeyError as error:
+        match = re.search(r"Non-existent (?:config )?key: ([\w.]+)", str(error))
+        if not match:
+            raise
+        *section, key = match.group(1).split(".")
+        raise KeyError(f"{source}: unknown key {match.group(1)}; {_valid_keys(cfg, section)}") from None
+    except AssertionError as error:
+        raise KeyError(f"{source}: {error}") from None
+
+
+def _valid_keys(cfg: CfgNode, section: Sequence[str]) -> str:
+    node = cfg
+    for name in section:
+        if not isinstance(node, CfgNode) or name not in node:
+            return f"there is no section {'.'.join(section)}"
+        node = node[name]
+    if list(section) == ["MODEL", "ROI_HEADS"]:
+        return f"valid: {', '.join(node)}; hard example mining is set in MODEL.OHEM"
+    return f"valid: {', '.join(node)}"
+
+
+def _check_writable(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"OUTPUT_DIR {folder} cannot be written: {error.strerror}") from None

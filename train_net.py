@@ -1,0 +1,47 @@
+#!/usr/bin/env python
+"""Train or evaluate a detector: Detectron2's usual command line.
+
+    python train_net.py --config-file configs/BCCD/fast_rcnn_ohem.yaml [--num-gpus N] [KEY VALUE ...]
+    python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/model_final.pth
+"""
+import logging
+import sys
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ohem_d2.engine import OHEMTrainer, load_config
+
+logger = logging.getLogger("ohem_d2.train_net")
+
+
+def main(args):
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="ohem_d2")
+        logger.info("Running on %s", cfg.MODEL.DEVICE)
+        if args.eval_only:
+            model = OHEMTrainer.build_model(cfg)
+            DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        else:
+            trainer = OHEMTrainer(cfg)
+            trainer.resume_or_load(resume=args.resume)
+    except (KeyError, ValueError, OSError) as error:
+        logger.debug("The error arose here:", exc_info=True)
+        sys.exit(f"{type(error).__name__}: {error.args[0] if isinstance(error, KeyError) else error}")
+    return OHEMTrainer.test(cfg, model) if args.eval_only else trainer.train()
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
