@@ -66,14 +66,12 @@ def check_config(cfg: CfgNode) -> None:
 def _merge(cfg: CfgNode, source: str, merge) -> None:
     try:
         merge()
-    except KeyError as error:
+    except (KeyError, AssertionError) as error:  # yacs raises either for an unknown key
         match = re.search(r"Non-existent (?:config )?key: ([\w.]+)", str(error))
         if not match:
-            raise
+            raise ValueError(f"{source}: {error}") from None
         *section, key = match.group(1).split(".")
         raise KeyError(f"{source}: unknown key {match.group(1)}; {_valid_keys(cfg, section)}") from None
-    except AssertionError as error:
-        raise KeyError(f"{source}: {error}") from None
 
 
 def _valid_keys(cfg: CfgNode, section: Sequence[str]) -> str:

@@ -1,0 +1,264 @@
+"""
+Data sets registered from a YAML file, without Python code. A catalogue maps names to entries::
+
+    bccd:
+      format: voc                    # voc | coco
+      root: ${OHEM_D2_DATA}/BCCD     # folder of the data set
+      splits: [train, test]          # registers bccd_train and bccd_test; {small: test_small} registers
+                                     # bccd_small, which is split test_small
+      classes: [RBC, WBC, Platelets] # voc: required; coco: optional, must agree with the JSON
+      year: 2012                     # voc, optional: AP of VOC 2007 (11 points) or of 2012 (area, default)
+      annotations: annotations/instances_{split}.json   # coco, required; relative to root
+      images: images/{split}                            # coco, optional; relative to root, default root
+      proposals: proposals/bccd_{split}.pkl             # optional; need not exist yet
+
+Environment variables in paths are expanded. A ``root`` that begins with "." ("./x", "..", ".") is relative
+to the catalogue's folder. Any other relative one is looked up under ``$DETECTRON2_DATASETS`` (default
+"datasets"), then in the catalogue's folder. ``proposals`` is relative to the folder in which ``root`` was
+found, or to ``$DETECTRON2_DATASETS`` if ``root`` is absolute; beginning with ".", to the catalogue's folder.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Union
+
+import yaml
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .coco import load_coco
+from .voc import load_voc
+
+__all__ = ["register_catalog"]
+
+YEARS = (2007, 2012)
+
+
+@dataclass(frozen=True)
+class VOCDataset:
+    """A registered VOC split: calling it loads the dataset dicts. Two are the same data set if equal."""
+
+    name: str
+    root: str
+    split: str
+    classes: tuple[str, ...]
+    year: int
+    proposal_file: Optional[str]
+
+    def __call__(self) -> list[dict[str, Any]]:
+        _require_root(self.name, self.root)
+        return load_voc(self.root, self.split, self.classes)
+
+    def metadata(self) -> dict[str, Any]:
+        return {
+            "thing_classes": list(self.classes),
+            "dirname": self.root,
+            "split": self.split,
+            "year": self.year,
+            "evaluator_type": "pascal_voc",
+        }
+
+
+@dataclass(frozen=True)
+class COCODataset:
+    """A registered COCO split; thing_classes enter the metadata when it is loaded, as in Detectron2."""
+
+    name: str
+    root: str
+    json_file: str
+    image_root: str
+    classes: tuple[str, ...]
+    proposal_file: Optional[str]
+
+    def __call__(self) -> list[dict[str, Any]]:
+        _require_root(self.name, self.root)
+        return load_coco(self.json_file, self.image_root, self.name, self.classes)
+
+    def metadata(self) -> dict[str, Any]:
+        return {"json_file": self.json_file, "image_root": self.image_root, "evaluator_type": "coco"}
+
+
+Dataset = Union[VOCDataset, COCODataset]
+
+
+def register_catalog(path: Union[str, Path]) -> list[str]:
+    """
+    Register the data sets of a catalogue in Detectron2, all of them or, on an error, none.
+
+    The annotations are read when a data set is loaded, not here; so a split whose files are missing is an
+    error only for who uses it. Registering the same content again does nothing.
+
+    Args:
+        path: YAML file, see the head of this module.
+
+    Returns:
+        the names of the data sets, in the order of the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: malformed YAML; a key that is unknown, missing or of the wrong type; an environment
+            variable that is not set; a name that is taken by another data set. One line: file, key, choices.
+    """
+    datasets: dict[str, Dataset] = {}
+    for key, entry in _read_yaml(Path(path)).items():
+        for dataset in _Entry(Path(path), key, entry).datasets():
+            if dataset.name in datasets:
+                raise ValueError(f"{path}: two entries give the same data set name {dataset.name!r}")
+            datasets[dataset.name] = dataset
+    new = [dataset for dataset in datasets.values() if not _is_registered(dataset, path)]
+    for dataset in new:
+        DatasetCatalog.register(dataset.name, dataset)
+        MetadataCatalog.get(dataset.name).set(**dataset.metadata())
+        if dataset.proposal_file is not None:
+            MetadataCatalog.get(dataset.name).set(proposal_file=dataset.proposal_file)
+    return list(datasets)
+
+
+def _is_registered(dataset: Dataset, path: Union[str, Path]) -> bool:
+    if dataset.name not in DatasetCatalog:
+        return False
+    if DatasetCatalog[dataset.name] != dataset:
+        raise ValueError(f"{path}: the name {dataset.name!r} is already taken by another registered data set")
+    return True
+
+
+def _require_root(name: str, root: str) -> None:
+    if not os.path.isdir(root):
+        raise FileNotFoundError(
+            f"data set {name!r}: folder {root} does not exist (a relative root is looked up under "
+            "$DETECTRON2_DATASETS, default 'datasets', then in the folder of its catalogue)"
+        )
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, which silently keeps the last of two equal keys, made to refuse them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        repeated = [key for key in keys if keys.count(key) > 1]
+        if repeated:
+            raise yaml.YAMLError(f"key {repeated[0]!r} comes twice, line {node.start_mark.line + 1} on")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> Mapping[Any, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"data set catalogue {path} does not exist")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path}: a catalogue maps data set names to entries, found {content!r:.60}")
+    return content
+
+
+class _Entry:
+    """One entry of a catalogue: takes its values apart and complains about them by file and key."""
+
+    REQUIRED = {
+        "voc": ("format", "root", "splits", "classes"),
+        "coco": ("format", "root", "splits", "annotations"),
+    }
+    OPTIONAL = {"voc": ("year", "proposals"), "coco": ("classes", "images", "proposals")}
+
+    def __init__(self, path: Path, name: Any, values: Any) -> None:
+        self.path, self.name, self.values = path, name, values
+        if not isinstance(name, str) or not isinstance(values, dict):
+            raise self.error("an entry is a name with a mapping of keys")
+        self.format = values.get("format")
+        if self.format not in ("voc", "coco"):
+            raise self.error(f"format must be voc or coco, not {self.format!r}")
+        required, valid = self.REQUIRED[self.format], self.REQUIRED[self.format] + self.OPTIONAL[self.format]
+        unknown = [key for key in values if key not in valid]
+        if unknown:
+            raise self.error(f"unknown key {unknown[0]!r}; keys of format {self.format}: {', '.join(valid)}")
+        missing = [key for key in required if key not in values]
+        if missing:
+            needed = ", ".join(required)
+            raise self.error(f"key {missing[0]!r} is missing; format {self.format} needs {needed}")
+
+    def error(self, message: str) -> ValueError:
+        return ValueError(f"{self.path}, entry {self.name!r}: {message}")
+
+    def datasets(self) -> list[Dataset]:
+        """The data sets of this entry, one per split."""
+        root, base = self.root()
+        make = self.voc if self.format == "voc" else self.coco
+        return [
+            make(f"{self.name}_{suffix}", str(root), split, self.proposal_file(base, split))
+            for suffix, split in self.splits().items()
+        ]
+
+    def voc(self, name: str, root: str, split: str, proposals: Optional[str]) -> VOCDataset:
+        year = self.values.get("year", YEARS[-1])
+        if year not in YEARS:
+            raise self.error(f"year must be one of {YEARS} (which AP is computed), not {year!r}")
+        return VOCDataset(name, root, split, self.classes(), year, proposals)
+
+    def coco(self, name: str, root: str, split: str, proposals: Optional[str]) -> COCODataset:
+        json_file = os.path.join(root, self.template("annotations", split))
+        image_root = os.path.join(root, self.template("images", split)) if "images" in self.values else root
+        return COCODataset(name, root, json_file, image_root, self.classes(), proposals)
+
+    def splits(self) -> dict[str, str]:
+        """Registered suffix -> split name."""
+        splits = self.values["splits"]
+        splits = dict(zip(splits, splits)) if _are_names(splits) else splits
+        if not isinstance(splits, dict) or not _are_names([*splits, *splits.values()]):
+            raise self.error(f"splits must be a list of names or a mapping suffix: name, not {splits!r}")
+        return splits
+
+    def classes(self) -> tuple[str, ...]:
+        classes = self.values.get("classes")
+        if classes is None and self.format == "coco":
+            return ()
+        if not _are_names(classes) or len(set(classes)) < len(classes):
+            raise self.error(f"classes must be a list of distinct strings (quote yes and 1), not {classes!r}")
+        return tuple(classes)
+
+    def root(self) -> tuple[Path, Path]:
+        """The folder of the data set and the folder that a relative ``proposals`` starts from."""
+        root, common = Path(self.expanded("root")), _datasets_folder()
+        if root.is_absolute():
+            return root, common
+        local = self.path.absolute().parent
+        base = common if not self.is_local("root") and (common / root).exists() else local
+        return Path(os.path.normpath(base / root)), base
+
+    def proposal_file(self, base: Path, split: str) -> Optional[str]:
+        if "proposals" not in self.values:
+            return None
+        file = self.template("proposals", split)
+        return os.path.normpath((self.path.absolute().parent if self.is_local("proposals") else base) / file)
+
+    def is_local(self, key: str) -> bool:
+        """Whether a path begins with "." or "..": relative to the catalogue."""
+        return self.values[key].split("/")[0] in (".", "..")
+
+    def template(self, key: str, split: str) -> str:
+        text = self.expanded(key).replace("{split}", split)
+        if re.search(r"[{}]", text):
+            raise self.error(f"{key} knows only the placeholder {{split}}, found {self.values[key]!r}")
+        return text
+
+    def expanded(self, key: str) -> str:
+        """The path under ``key`` with environment variables and ~ expanded."""
+        text = self.values[key]
+        if not isinstance(text, str) or not text:
+            raise self.error(f"{key} must be a path, not {text!r}")
+        unset = [name for name in re.findall(r"\$\{?(\w+)\}?", text) if name not in os.environ]
+        if unset:
+            raise self.error(f"{key} uses the environment variable {unset[0]}, which is not set")
+        return os.path.expanduser(os.path.expandvars(text))
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) and item for item in value)
+
+
+def _datasets_folder() -> Path:
+    return Path(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))).absolute()

@@ -1,0 +1,98 @@
+"""How well proposals cover the ground truth: recall and a summary for the log."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Mapping, Optional, Sequence
+
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+from detectron2.structures import BoxMode
+
+__all__ = ["ProposalStatistics", "proposal_recall", "summarize_proposals"]
+
+DatasetDicts = Sequence[Mapping[str, Any]]
+ProposalMap = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class ProposalStatistics:
+    """What a set of proposals offers to a data set; ``str()`` is one line for the log."""
+
+    num_images: int
+    num_empty: int  # images without a single proposal
+    num_outside: int  # boxes that share no area with their image
+    boxes_min: int  # boxes per image
+    boxes_median: float
+    boxes_max: int
+    recall: float  # at IoU 0.5 with all boxes; NaN where there is no ground truth
+
+    def __str__(self) -> str:
+        recall = "no ground truth" if math.isnan(self.recall) else f"recall {self.recall:.3f} at IoU 0.5"
+        return (
+            f"proposals for {self.num_images - self.num_empty} of {self.num_images} images, "
+            f"{self.boxes_min} to {self.boxes_max} boxes per image (median {self.boxes_median:g}), {recall}"
+        )
+
+
+def proposal_recall(
+    dataset_dicts: DatasetDicts, proposals: ProposalMap, iou: float = 0.5, top_k: Optional[int] = None
+) -> float:
+    """
+    The fraction of ground-truth boxes that some proposal of their image overlaps by ``iou`` or more.
+
+    Args:
+        dataset_dicts: Detectron2 dataset dicts; annotations with ``iscrowd`` are ignored.
+        proposals: image id -> (boxes (n, 4) XYXY_ABS, scores (n,)), best first. An image that is not in
+            it counts as one without boxes.
+        iou: least overlap, in [0, 1]; areas are continuous: (x2 - x1) * (y2 - y1).
+        top_k: use the first ``top_k`` boxes of each image; None means all.
+
+    Returns:
+        a number in [0, 1]; NaN if there is no ground truth.
+    """
+    covered = total = 0
+    for record in dataset_dicts:
+        truth = torch.from_numpy(_ground_truth(record))
+        boxes, _ = proposals.get(str(record["image_id"]), (np.zeros((0, 4)), None))
+        total += len(truth)
+        candidates = torch.tensor(boxes[:top_k], dtype=torch.float64)
+        if len(truth) and len(candidates):
+            covered += int((box_iou(truth, candidates).amax(dim=1) >= iou).sum())
+    return covered / total if total else math.nan
+
+
+def summarize_proposals(dataset_dicts: DatasetDicts, proposals: ProposalMap) -> ProposalStatistics:
+    """Statistics of the proposals of ``dataset_dicts``, every image of which must be in ``proposals``."""
+    boxes = [proposals[str(record["image_id"])][0] for record in dataset_dicts]
+    counts = np.array([len(b) for b in boxes])
+    return ProposalStatistics(
+        num_images=len(counts),
+        num_empty=int((counts == 0).sum()),
+        num_outside=sum(_count_outside(record, b) for record, b in zip(dataset_dicts, boxes)),
+        boxes_min=int(counts.min()),
+        boxes_median=float(np.median(counts)),
+        boxes_max=int(counts.max()),
+        recall=proposal_recall(dataset_dicts, proposals),
+    )
+
+
+def _ground_truth(record: Mapping[str, Any]) -> np.ndarray:
+    """The boxes of an image, (g, 4) float64 XYXY_ABS, without crowds."""
+    by_mode: dict[BoxMode, list] = {}
+    for annotation in record.get("annotations", ()):
+        if not annotation.get("iscrowd", 0):
+            by_mode.setdefault(annotation["bbox_mode"], []).append(annotation["bbox"])
+    converted = [
+        BoxMode.convert(np.array(boxes, dtype=np.float64), mode, BoxMode.XYXY_ABS)
+        for mode, boxes in by_mode.items()
+    ]
+    return np.concatenate(converted) if converted else np.zeros((0, 4))
+
+
+def _count_outside(record: Mapping[str, Any], boxes: np.ndarray) -> int:
+    """How many boxes clipping to the image would leave without area because they lie beside it."""
+    width, height = record.get("width", math.inf), record.get("height", math.inf)
+    x1, y1, x2, y2 = boxes.T
+    return int(((x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)).sum())

@@ -1,0 +1,206 @@
+"""Selective Search proposals (Uijlings et al., IJCV 2013), searched by OpenCV's contrib module ``ximgproc``.
+
+Shape letters: n = boxes of one image.
+"""
+
+import logging
+import math
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from functools import partial
+from typing import Any, Iterator, Mapping, Optional, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+__all__ = ["MODES", "generate_selective_search", "selective_search"]
+
+MODES = ("fast", "quality")
+
+_ORDER_SEED = 0
+_IMAGES_PER_TASK = 4
+
+logger = logging.getLogger(__name__)
+
+
+def selective_search(
+    image_bgr: np.ndarray, mode: str = "fast", scale: float = 1.0, min_size: float = 2
+) -> np.ndarray:
+    """
+    Search one image for boxes that may hold an object.
+
+    Args:
+        image_bgr: (H, W, 3) uint8.
+        mode: "fast" (2 colour spaces, 3 segmentations, 2 similarities) or "quality" (5, 5 and 4: about ten
+            times the time, several times the boxes).
+        scale: the image is resized by it for the search, which makes small scales fast and blind to small
+            objects; the boxes come back in pixels of the image given.
+        min_size: boxes with a side shorter than this many pixels of the image given are dropped.
+
+    Returns:
+        (n, 4) float32 XYXY_ABS boxes with x2 = x + width, inside the image, no two equal. The whole image is
+        always among them, so n is 0 only for an image smaller than ``min_size``.
+
+    OpenCV orders the boxes by numbers of C's ``rand()``: another order on every call. Here the order is a fixed
+    permutation of the sorted boxes instead, equally unrelated to quality, so a result depends on the image alone
+    and its first k boxes are a fair sample of all.
+
+    Raises:
+        ValueError: a wrong image, mode, scale or min_size.
+        ImportError: no OpenCV, or one without ``ximgproc``.
+    """
+    _check_options(mode, scale, min_size)
+    if not (isinstance(image_bgr, np.ndarray) and image_bgr.dtype == np.uint8 and image_bgr.ndim == 3):
+        raise ValueError("Selective Search needs an (H, W, 3) uint8 array")
+    if image_bgr.shape[2] != 3 or image_bgr.size == 0:
+        raise ValueError(f"Selective Search needs a non-empty (H, W, 3) image, got shape {image_bgr.shape}")
+    small = _resize(image_bgr, scale)
+    boxes = _search(small, mode).astype(np.float64)
+    (height, width), (small_height, small_width) = image_bgr.shape[:2], small.shape[:2]
+    boxes *= [width / small_width, height / small_height] * 2
+    boxes = np.minimum(boxes, [width, height] * 2).astype(np.float32)
+    return boxes[((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(axis=1)]
+
+
+def generate_selective_search(
+    dataset_dicts: Sequence[Mapping[str, Any]],
+    workers: Optional[int] = None,
+    mode: str = "fast",
+    scale: float = 1.0,
+    progress: bool = True,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """
+    Search every image of a data set, in parallel processes.
+
+    Args:
+        dataset_dicts: dicts in Detectron2's format, of which ``file_name`` and ``image_id`` are read. An image
+            that is listed twice is searched once.
+        workers: processes; None means one per available core, 1 none beside this one. The result does not
+            depend on it. With more than 1 the calling script needs an ``if __name__ == "__main__"`` guard.
+        mode, scale: see :func:`selective_search`.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        image id -> (boxes (n, 4) float32 XYXY_ABS, scores (n,) float32), in the order of ``dataset_dicts``.
+        Selective Search has no score. These are 0, -1, -2, ...: they say nothing about quality and only make
+        a later sort keep the order of :func:`selective_search`.
+
+    Raises:
+        FileNotFoundError, ValueError: an image that is missing or unreadable, by name; one id for two files;
+            a wrong option.
+        ImportError: see :func:`selective_search`.
+    """
+    _check_options(mode, scale, min_size=0)
+    _segmentation_module()
+    files = _files_by_id(dataset_dicts)
+    workers = min(_num_cores() if workers is None else workers, len(files))
+    if workers < 1 and files:
+        raise ValueError(f"workers is {workers}; it must be at least 1")
+    search = partial(_search_file, mode=mode, scale=scale)
+    logger.info("Selective Search (%s, scale %g): %d images, %d processes", mode, scale, len(files), workers)
+    with closing(_map(search, list(files.values()), workers)) as results:
+        bar = tqdm(results, total=len(files), desc="Selective Search", unit="image", disable=not progress)
+        return {image_id: (boxes, -np.arange(len(boxes), dtype=np.float32)) for boxes, image_id in zip(bar, files)}
+
+
+def _map(search, files: list[str], workers: int) -> Iterator[np.ndarray]:
+    """Results in the order of ``files``. On an error or Ctrl-C what has not begun is dropped."""
+    if workers <= 1:
+        yield from map(search, files)
+        return
+    # Spawned, since a fork of a process in which OpenCV has started its threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        try:
+            yield from pool.map(search, files, chunksize=_IMAGES_PER_TASK)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    cv2.setNumThreads(1)  # the processes use all cores already
+
+
+def _search_file(file_name: str, mode: str, scale: float) -> np.ndarray:
+    return selective_search(_read_image(file_name), mode, scale)
+
+
+def _read_image(file_name: str) -> np.ndarray:
+    """(H, W, 3) uint8 BGR, turned as its EXIF orientation says, as Detectron2 does."""
+    import cv2
+
+    if not os.path.isfile(file_name):
+        raise FileNotFoundError(f"no image at {file_name}")
+    image = cv2.imread(file_name, cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{file_name} cannot be read as an image")
+    return image
+
+
+def _resize(image: np.ndarray, scale: float) -> np.ndarray:
+    import cv2
+
+    if scale == 1:
+        return np.ascontiguousarray(image)
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
+def _search(image: np.ndarray, mode: str) -> np.ndarray:
+    """(n, 4) int XYXY boxes of ``image``, distinct, in a fixed order."""
+    searcher = _segmentation_module().createSelectiveSearchSegmentation()
+    searcher.setBaseImage(image)
+    if mode == "fast":
+        searcher.switchToSelectiveSearchFast()
+    else:
+        searcher.switchToSelectiveSearchQuality()
+    boxes = np.asarray(searcher.process(), dtype=np.int64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    boxes = np.unique(boxes, axis=0)  # sorted, whatever the order was
+    # RandomState, since numpy promises that its numbers never change.
+    return boxes[np.random.RandomState(_ORDER_SEED).permutation(len(boxes))]
+
+
+def _segmentation_module():
+    try:
+        import cv2
+
+        return cv2.ximgproc.segmentation
+    except (ImportError, AttributeError):
+        raise ImportError(
+            "Selective Search needs OpenCV's contrib build: pip uninstall opencv-python opencv-python-headless, "
+            'then pip install "ohem_d2[proposals]" (opencv-contrib-python); only one of these can be installed'
+        ) from None
+
+
+def _files_by_id(dataset_dicts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for record in dataset_dicts:
+        image_id, file_name = str(record["image_id"]), record["file_name"]
+        if files.setdefault(image_id, file_name) != file_name:
+            raise ValueError(
+                f"image id {image_id!r} stands for two files, {files[image_id]} and {file_name}: "
+                "write the proposals of these data sets to two files"
+            )
+    return files
+
+
+def _num_cores() -> int:
+    """Cores this process may use: fewer than the machine has under taskset or a batch system."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_options(mode: str, scale: float, min_size: float) -> None:
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; choose from {', '.join(MODES)}")
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale is {scale}; it must be a positive number")
+    if not (math.isfinite(min_size) and min_size >= 0):
+        raise ValueError(f"min_size is {min_size}; it must be 0 or more")

@@ -1,0 +1,136 @@
+"""Data sets in PASCAL VOC layout: ``Annotations/*.xml``, ``ImageSets/Main/*.txt``, ``JPEGImages/*``."""
+
+import logging
+import math
+import os
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any, Sequence, Union
+
+from detectron2.structures import BoxMode
+
+from .messages import name_some
+
+__all__ = ["load_voc"]
+
+logger = logging.getLogger(__name__)
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")  # the first one present wins
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def load_voc(root: Union[str, Path], split: str, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """
+    Load one split of a VOC data set as Detectron2 dataset dicts, in the order of the split file.
+
+    Boxes follow Detectron2's VOC convention: the 1-based inclusive pixels of the XML become XYXY_ABS
+    ``[xmin - 1, ymin - 1, xmax, ymax]``. Each annotation also keeps ``difficult`` (0 or 1). A box with
+    ``xmax <= xmin`` or ``ymax <= ymin`` is dropped; one warning names all of them.
+
+    Args:
+        root: folder with ``Annotations``, ``ImageSets/Main`` and ``JPEGImages`` (jpg, jpeg or png).
+        split: name of a file in ``ImageSets/Main`` without ".txt". The first column of each line is the
+            image id, which stays a string ("000001").
+        classes: class names in the order of their ids.
+
+    Raises:
+        FileNotFoundError: no such split, or images or XML files that the split names are missing.
+        ValueError: a split without ids or with an id twice; an XML file that is malformed, lacks a field
+            or holds a class that is not in ``classes``.
+    """
+    root = Path(root)
+    ids = _read_split(root, split)
+    images = _index_folder(root / "JPEGImages", IMAGE_EXTENSIONS)
+    xmls = _index_folder(root / "Annotations", (".xml",))
+    _require(ids, images, f"images ({', '.join(IMAGE_EXTENSIONS)})", root / "JPEGImages")
+    _require(ids, xmls, "XML files", root / "Annotations")
+
+    category_ids = {name: index for index, name in enumerate(classes)}
+    dicts, dropped = [], []
+    for image_id in ids:
+        record = _read_xml(xmls[image_id], category_ids)
+        dropped += [f"{image_id} {box}" for box in record.pop("zero_size")]
+        dicts.append({"file_name": images[image_id], "image_id": image_id, **record})
+    if dropped:
+        message = "%s, split %s: dropped %d boxes of zero size: %s"
+        logger.warning(message, root, split, len(dropped), name_some(dropped, 20))
+    return dicts
+
+
+def _read_split(root: Path, split: str) -> list[str]:
+    """The image ids of a split: the first column of its non-blank lines."""
+    path = root / "ImageSets" / "Main" / f"{split}.txt"
+    if not path.is_file():
+        choices = name_some(sorted(file.stem for file in path.parent.glob("*.txt")), 20)
+        raise FileNotFoundError(f"split file {path} does not exist; splits there: {choices or 'none'}")
+    ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    if not ids:
+        raise ValueError(f"{path}: the split names no image")
+    seen: set[str] = set()
+    repeated = [image_id for image_id in ids if image_id in seen or seen.add(image_id)]
+    if repeated:
+        raise ValueError(f"{path}: {len(repeated)} ids come more than once: {name_some(repeated)}")
+    return ids
+
+
+def _index_folder(folder: Path, extensions: Sequence[str]) -> dict[str, str]:
+    """Map stem -> path of the files with one of ``extensions`` (any case), listing the folder once."""
+    rank = {extension: index for index, extension in enumerate(extensions)}
+    found: dict[str, tuple[int, str]] = {}
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        stem, extension = os.path.splitext(name)
+        if extension.lower() in rank:
+            candidate = (rank[extension.lower()], os.path.join(folder, name))
+            found[stem] = min(candidate, found.get(stem, candidate))
+    return {stem: path for stem, (_, path) in found.items()}
+
+
+def _require(ids: Sequence[str], present: dict[str, str], what: str, folder: Path) -> None:
+    missing = [image_id for image_id in ids if image_id not in present]
+    if missing:
+        found = f"{len(missing)} of {len(ids)} {what} are missing"
+        raise FileNotFoundError(f"{folder}: {found}: {name_some(missing)}")
+
+
+def _read_xml(path: str, category_ids: dict[str, int]) -> dict[str, Any]:
+    """Height, width and annotations of one image, and under "zero_size" the XML boxes that were dropped."""
+    try:
+        tree = ET.parse(path)
+    except ET.ParseError as error:
+        raise ValueError(f"{path}: malformed XML: {error}") from error
+    width, height = (int(_number(tree.getroot(), f"size/{side}", path)) for side in ("width", "height"))
+    if width <= 0 or height <= 0:
+        raise ValueError(f"{path}: the image size is {width}x{height}")
+    annotations, zero_size = [], []
+    for element in tree.findall("object"):
+        xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{corner}", path) for corner in CORNERS)
+        if xmax <= xmin or ymax <= ymin:
+            zero_size.append(f"[{xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}]")
+            continue
+        annotations.append(
+            {
+                "bbox": [xmin - 1.0, ymin - 1.0, xmax, ymax],
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": _category(element, path, category_ids),
+                "difficult": int(element.findtext("difficult", "0") == "1"),
+            }
+        )
+    return {"height": height, "width": width, "annotations": annotations, "zero_size": zero_size}
+
+
+def _number(element: ET.Element, tag: str, path: str) -> float:
+    text = element.findtext(tag)
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{path}: <{element.tag}> needs a number in <{tag}>, found {text!r}")
+    return value
+
+
+def _category(element: ET.Element, path: str, category_ids: dict[str, int]) -> int:
+    name = element.findtext("name")
+    if name not in category_ids:
+        raise ValueError(f"{path}: class {name!r} is not among the listed classes: {', '.join(category_ids)}")
+    return category_ids[name]

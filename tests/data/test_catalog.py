@@ -1,0 +1,196 @@
+import json
+import pickle
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import PascalVOCDetectionEvaluator
+
+from ohem_d2.data import register_catalog
+
+VOC = """
+pets:
+  format: voc
+  root: voc
+  splits: [train]
+  classes: [cat, dog]
+"""
+COCO = """
+pets:
+  format: coco
+  root: coco
+  splits: {small: val}
+  annotations: "{split}.json"
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """``write(text)`` makes a catalogue in tmp_path; no data set lies in the default folder."""
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def write(text, name="catalog.yaml"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def coco_root(make_voc, tmp_path):
+    """A COCO data set with one image of id 7; category ids 5 and 9."""
+    (make_voc({"seven": []}, name="coco") / "JPEGImages").rename(tmp_path / "coco/images")
+    content = {
+        "images": [{"id": 7, "file_name": "images/seven.jpg", "height": 30, "width": 40}],
+        "annotations": [{"id": 1, "image_id": 7, "bbox": [1, 2, 3, 4], "category_id": 9, "iscrowd": 0}],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 9, "name": "dog"}],
+    }
+    (tmp_path / "coco/val.json").write_text(json.dumps(content))
+    return tmp_path / "coco"
+
+
+def test_voc_split_loads_and_suits_detectron2s_evaluator(write, make_voc):
+    root = make_voc({"000001": [("dog", (3, 4, 20, 25))]})
+    assert register_catalog(write(VOC)) == ["pets_train"]
+    (record,) = DatasetCatalog.get("pets_train")
+    assert record["annotations"][0]["category_id"] == 1
+    metadata = MetadataCatalog.get("pets_train")
+    assert metadata.thing_classes == ["cat", "dog"] and metadata.evaluator_type == "pascal_voc"
+    assert (metadata.dirname, metadata.split, metadata.year) == (str(root), "train", 2012)
+    evaluator = PascalVOCDetectionEvaluator("pets_train")
+    evaluator.reset()
+    assert "bbox" in evaluator.evaluate()
+
+
+def test_coco_split_loads_under_its_suffix(write, coco_root):
+    assert register_catalog(write(COCO)) == ["pets_small"]
+    (record,) = DatasetCatalog.get("pets_small")
+    assert record["image_id"] == 7 and record["annotations"][0]["category_id"] == 1
+    metadata = MetadataCatalog.get("pets_small")
+    assert metadata.thing_classes == ["cat", "dog"] and metadata.evaluator_type == "coco"
+    assert (metadata.json_file, metadata.image_root) == (str(coco_root / "val.json"), str(coco_root))
+
+
+def test_coco_faults_are_found_when_the_split_is_loaded(write, coco_root):
+    register_catalog(write(COCO + "  classes: [dog, cat]\n"))
+    with pytest.raises(ValueError, match=r"lists classes \['dog', 'cat'\] but .*json holds \['cat', 'dog'\]"):
+        DatasetCatalog.get("pets_small")
+    (coco_root / "images/seven.jpg").unlink()
+    register_catalog(write(COCO.replace("pets", "zoo")))
+    with pytest.raises(FileNotFoundError, match="1 of 1 images are missing, ids: 7$"):
+        DatasetCatalog.get("zoo_small")
+    (coco_root / "val.json").write_text("[]")
+    with pytest.raises(ValueError, match="val.json: not a COCO instances file"):
+        DatasetCatalog.get("zoo_small")
+    (coco_root / "val.json").unlink()
+    with pytest.raises(FileNotFoundError, match="val.json does not exist"):
+        DatasetCatalog.get("zoo_small")
+
+
+def test_registering_twice_is_nothing_and_taking_a_name_is_an_error(write):
+    path = write(VOC)
+    assert register_catalog(path) == register_catalog(path) == ["pets_train"]
+    with pytest.raises(ValueError, match="other.yaml: the name 'pets_train' is already taken"):
+        register_catalog(write(VOC.replace("cat", "cow"), "other.yaml"))
+    with pytest.raises(ValueError, match="'voc_2007_train' is already taken"):
+        register_catalog(write(VOC.replace("pets", "voc_2007"), "other.yaml"))
+
+
+def test_an_error_registers_nothing(write):
+    with pytest.raises(ValueError, match="entry 'bad'"):
+        register_catalog(write(VOC + "bad: {format: voc}\n"))
+    assert "pets_train" not in DatasetCatalog
+
+
+def test_missing_files_matter_only_to_who_loads_them(write, make_voc):
+    register_catalog(write(VOC.replace("[train]", "[train, val]")))
+    with pytest.raises(FileNotFoundError, match="'pets_train': folder .*voc does not exist"):
+        DatasetCatalog.get("pets_train")
+    make_voc({"a": []})
+    assert len(DatasetCatalog.get("pets_train")) == 1
+    with pytest.raises(FileNotFoundError, match="val.txt does not exist"):
+        DatasetCatalog.get("pets_val")
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("format: voc", "format: yolo", "format must be voc or coco, not 'yolo'"),
+        ("classes:", "clases:", "unknown key 'clases'; keys of format voc: format, root, splits, classes,"),
+        ("  classes: [cat, dog]\n", "", "key 'classes' is missing; format voc needs format, root, splits,"),
+        ("[cat, dog]", "[yes, dog]", r"classes must be a list of distinct strings.*not \[True, 'dog'\]"),
+        ("[cat, dog]", "[dog, dog]", "classes must be a list of distinct"),
+        ("[cat, dog]", "cat", "classes must be a list of distinct .*not 'cat'"),
+        ("[train]", "train", "splits must be a list of names or a mapping .*not 'train'"),
+        ("[train]", "[]", "splits must be a list"),
+        ("[train]", "{a: 1}", "splits must be a list"),
+        ("root: voc", "root: 3", "root must be a path, not 3"),
+        ("root: voc", "root: ${NO_SUCH_VARIABLE}/voc", "root uses the environment variable NO_SUCH_VARIABLE"),
+        ("splits", "year: 2010\n  splits", r"year must be one of \(2007, 2012\).*not 2010"),
+        ("splits", "proposals: '{splt}.pkl'\n  splits", r"proposals knows only the placeholder \{split\}"),
+        ("splits", "proposals: [a]\n  splits", r"proposals must be a path, not \['a'\]"),
+        ("splits", "root: other\n  splits", "malformed YAML: key 'root' comes twice"),
+        ("[train]", "[train", "malformed YAML"),
+        ("classes", "annotations: a.json\n  classes", "unknown key 'annotations'"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_key_and_choices(write, old, new, message):
+    assert VOC.count(old) == 1
+    with pytest.raises(ValueError, match=message) as caught:
+        register_catalog(write(VOC.replace(old, new)))
+    assert str(caught.value).startswith(str(write(""))) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- pets\n", "pets\n"])
+def test_a_file_that_maps_nothing_is_refused(write, text):
+    with pytest.raises(ValueError, match="a catalogue maps data set names to entries"):
+        register_catalog(write(text))
+
+
+def test_missing_catalogue_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no.yaml does not exist"):
+        register_catalog(tmp_path / "no.yaml")
+
+
+def test_entries_may_share_keys_by_yaml_anchors(write):
+    text = VOC.replace("pets:", "pets: &base") + "more: {<<: *base, splits: [test]}\n"
+    assert register_catalog(write(text)) == ["pets_train", "more_test"]
+
+
+def places(write, root, proposals="p/{split}.pkl"):
+    """Where a catalogue in the folder "catalogs" finds its root and its proposals."""
+    text = VOC.replace("root: voc", f"root: {root}\n  proposals: '{proposals}'")
+    register_catalog(write(text, "catalogs/catalog.yaml"))
+    metadata = MetadataCatalog.get("pets_train")
+    return metadata.dirname, metadata.proposal_file
+
+
+def test_relative_paths_start_from_the_common_folder_if_the_root_is_there(write, tmp_path):
+    (tmp_path / "datasets/voc").mkdir(parents=True)
+    (tmp_path / "catalogs/voc").mkdir(parents=True)
+    assert places(write, "voc") == (str(tmp_path / "datasets/voc"), str(tmp_path / "datasets/p/train.pkl"))
+
+
+def test_relative_paths_else_start_from_the_catalogue(write, tmp_path, monkeypatch):
+    (tmp_path / "datasets/voc").mkdir(parents=True)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
+    assert places(write, "voc") == (str(tmp_path / "catalogs/voc"), str(tmp_path / "catalogs/p/train.pkl"))
+
+
+@pytest.mark.parametrize("root, folder", [(".", "catalogs"), ("./voc", "catalogs/voc"), ("../voc", "voc")])
+def test_paths_that_begin_with_a_dot_start_from_the_catalogue(write, tmp_path, root, folder):
+    (tmp_path / "datasets/voc").mkdir(parents=True)
+    assert places(write, root, "./p.pkl") == (str(tmp_path / folder), str(tmp_path / "catalogs/p.pkl"))
+
+
+def test_proposals_of_an_absolute_root_lie_in_the_common_folder(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_DATA", "/data")
+    assert places(write, "${SOME_DATA}/voc") == ("/data/voc", str(tmp_path / "datasets/p/train.pkl"))
+
+
+def test_registered_data_set_can_be_pickled_and_detectron2s_own_stay(write):
+    register_catalog(write(VOC))
+    assert pickle.loads(pickle.dumps(DatasetCatalog["pets_train"])) == DatasetCatalog["pets_train"]
+    assert {"voc_2007_trainval", "coco_2017_val"} <= set(DatasetCatalog)

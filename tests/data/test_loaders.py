@@ -1,0 +1,212 @@
+import copy
+import logging
+import pickle
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    load_proposals_into_dataset,
+)
+
+from ohem_d2.data import ProposalDatasetMapper, build_test_loader, build_train_loader, load_voc
+from ohem_d2.data import read_proposals, write_proposals
+
+DOG = [("dog", (3, 4, 20, 25))]
+COVER = (np.array([[2, 3, 20, 25], [0, 0, 9, 9], [30, 20, 40, 30]], np.float32), np.ones(3))
+EMPTY = (np.zeros((0, 4)), np.zeros(0))
+
+
+@pytest.fixture
+def dataset(make_voc, tmp_path):
+    """``dataset(name, {id: proposals})`` registers a VOC data set and gives the path of its proposals."""
+
+    def register(name, proposals, objects=DOG, images=("000001", "000002"), **kwargs):
+        root = make_voc({image_id: objects for image_id in images}, name=name, **kwargs)
+        path = tmp_path / f"{name}.pkl"
+        write_proposals(path, proposals)
+        DatasetCatalog.register(name, lambda: load_voc(root, "train", ["dog"]))
+        MetadataCatalog.get(name).set(thing_classes=["dog"])
+        return str(path)
+
+    return register
+
+
+def config(train=(), files=(), test=(), test_files=()):
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN = train, files
+    cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST = test, test_files
+    cfg.MODEL.LOAD_PROPOSALS = True
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (60,), 60
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.DATALOADER.NUM_WORKERS = 0
+    return cfg
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    assert torch.equal(ours["image"], theirs["image"])
+    for field in ("proposal_boxes", "objectness_logits"):
+        a, b = ours["proposals"].get(field), theirs["proposals"].get(field)
+        assert torch.equal(getattr(a, "tensor", a), getattr(b, "tensor", b)), field
+    if "instances" in ours:
+        assert torch.equal(ours["instances"].gt_boxes.tensor, theirs["instances"].gt_boxes.tensor)
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_equals_detectron2s_own_path_to_the_bit_if_scores_differ(dataset, is_train):
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(-5, 35, (50, 2)).astype(np.float32)
+    boxes = np.hstack([corner, corner + rng.uniform(0, 30, (50, 2)).astype(np.float32)])
+    path = dataset("pets", {i: (boxes, rng.permutation(50)) for i in ("000001", "000002")})
+    cfg = config()
+    cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST = 20
+    dicts = DatasetCatalog.get("pets")
+    theirs_in = load_proposals_into_dataset(copy.deepcopy(dicts), path)
+    ours = ProposalDatasetMapper(cfg, is_train, proposals=[read_proposals(path)])
+    theirs, flipped = DatasetMapper(cfg, is_train), set()
+    for seed in range(4):
+        for record, with_proposals in zip(dicts, theirs_in):
+            np.random.seed(seed), random.seed(seed)
+            a = ours(record)
+            np.random.seed(seed), random.seed(seed)
+            assert_same(a, theirs(with_proposals))
+            assert len(a["proposals"]) == 20
+            flipped.add(a["proposals"].proposal_boxes.tensor[0].numpy().tobytes())
+    assert len(flipped) == (4 if is_train else 2)  # two images, flipped and not
+    assert "proposal_boxes" not in dicts[0]
+
+
+def test_first_boxes_of_constant_scores_survive_the_cut(dataset):
+    boxes = np.array([[0, 0, 1 + i % 30, 1 + i // 30] for i in range(600)], np.float32)
+    path = dataset("pets", {i: (boxes, np.ones(600)) for i in ("000001", "000002")}, size=(60, 60))
+    cfg = config(test=("pets",), test_files=(path,))
+    cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST = 100
+    loader = build_test_loader(cfg, "pets")  # 60 pixels in, 60 out: boxes keep their coordinates
+    kept = next(iter(loader))[0]["proposals"].proposal_boxes.tensor.numpy()
+    np.testing.assert_array_equal(kept, boxes[:100])
+    theirs = next(iter(build_detection_test_loader(cfg, "pets")))[0]["proposals"].proposal_boxes.tensor
+    assert not np.array_equal(theirs.numpy(), boxes[:100])
+
+
+def test_mapper_survives_pickling(dataset):
+    path = dataset("pets", {"000001": COVER, "000002": COVER})
+    mapper = ProposalDatasetMapper(config(), False, proposals=[read_proposals(path)])
+    (record, _) = DatasetCatalog.get("pets")
+    assert_same(pickle.loads(pickle.dumps(mapper))(record), mapper(record))
+
+
+def test_training_loader_yields_batches_and_reads_the_annotations_once(dataset, caplog):
+    path = dataset("pets", {"000001": COVER, "000002": COVER, "of another split": COVER})
+    loads, load = [], DatasetCatalog.pop("pets")
+    DatasetCatalog.register("pets", lambda: loads.append(1) or load())
+    with caplog.at_level(logging.INFO):
+        batch = next(iter(build_train_loader(config(("pets",), (path,)))))
+    assert len(loads) == 1
+    assert [len(image["proposals"]) for image in batch] == [3, 3]
+    assert all(len(image["instances"]) == 1 and "proposal_source" not in image for image in batch)
+    line = "pets: proposals for 2 of 2 images, 3 to 3 boxes per image (median 3), recall 1.000 at IoU 0.5"
+    assert line in caplog.text
+
+
+def test_equal_ids_in_two_data_sets_keep_their_own_proposals(dataset):
+    small = dataset("small", {"000001": COVER, "000002": COVER})
+    large = dataset("large", {"000001": EMPTY, "000002": EMPTY})
+    loader = iter(build_train_loader(config(("small", "large"), (small, large))))
+    images = [image for _ in range(8) for image in next(loader)]
+    seen = {(image["file_name"].split("/")[-3], len(image["proposals"])) for image in images}
+    assert seen == {("small", 3), ("large", 0)}
+
+
+def test_file_comes_from_the_metadata_where_the_config_has_none(dataset):
+    path = dataset("pets", {"000001": COVER, "000002": COVER})
+    MetadataCatalog.get("pets").proposal_file = path
+    assert len(next(iter(build_train_loader(config(("pets",)))))[0]["proposals"]) == 3
+    assert len(next(iter(build_test_loader(config(), "pets")))[0]["proposals"]) == 3
+    other = config(test=("x", "y"), test_files=("no.pkl", "no.pkl"))  # files for other data sets do not count
+    assert len(next(iter(build_test_loader(other, "pets")))[0]["proposals"]) == 3
+
+
+def test_no_file_and_a_wrong_number_of_files_name_the_keys(dataset):
+    path = dataset("pets", {"000001": COVER, "000002": COVER})
+    both = "'pets' has no proposal file: give it in DATASETS.PROPOSAL_FILES_{}, or as `proposals`.*_file`"
+    with pytest.raises(ValueError, match=both.format("TRAIN")):
+        build_train_loader(config(("pets",)))
+    with pytest.raises(ValueError, match=both.format("TEST")):
+        build_test_loader(config(), "pets")
+    with pytest.raises(ValueError, match="DATASETS.PROPOSAL_FILES_TRAIN has 2 files for 1 data sets: pets"):
+        build_train_loader(config(("pets",), (path, path)))
+    with pytest.raises(FileNotFoundError, match="none.pkl does not exist"):
+        build_train_loader(config(("pets",), ("none.pkl",)))
+
+
+def test_images_without_an_entry_are_counted_and_named(dataset):
+    images = [f"{i:06}" for i in range(8)]
+    path = dataset("pets", {"000000": COVER}, images=images)
+    names = "7 of 8 images of data set 'pets': 000001, 000002, 000003, 000004, 000005 and 2 more$"
+    with pytest.raises(ValueError, match=f"pets.pkl: no proposals for {names}"):
+        build_train_loader(config(("pets",), (path,)))
+
+
+@pytest.mark.parametrize("other", ["1", "JPEGImages/000001.jpg"])
+def test_ids_of_another_form_are_pointed_out(dataset, other):
+    path = dataset("pets", {other: COVER, "000002": COVER})
+    with pytest.raises(ValueError, match=f"000001 .the file has '{other}'; ids are compared as strings"):
+        build_test_loader(config(test=("pets",), test_files=(path,)), "pets")
+
+
+def test_image_with_no_box_is_legal_and_said(dataset, caplog):
+    path = dataset("pets", {"000001": COVER, "000002": EMPTY})
+    loader = build_test_loader(config(test=("pets",), test_files=(path,)), "pets")
+    assert [len(image["proposals"]) for (image,) in loader] == [3, 0]
+    assert "1 images have no proposal at all: 000002" in caplog.text
+
+
+def test_boxes_outside_the_image_are_dropped_and_counted(dataset, caplog):
+    outside = (np.array([[40, 0, 50, 9], [0, 0, 9, 9], [-9, -9, 0, 0]]), np.ones(3))  # images are 40 wide
+    path = dataset("pets", {"000001": outside, "000002": COVER})
+    loader = build_test_loader(config(test=("pets",), test_files=(path,)), "pets")
+    assert [len(image["proposals"]) for (image,) in loader] == [1, 3]
+    assert "2 boxes lie outside their image and are dropped" in caplog.text
+
+
+@pytest.mark.parametrize("filter_empty, images", [(True, {"dog"}), (False, {"dog", "none"})])
+def test_images_without_ground_truth_follow_detectron2s_key(dataset, filter_empty, images):
+    files = [dataset("dog", {"a": COVER}, images="a"), dataset("none", {"b": COVER}, objects=[], images="b")]
+    merged = DatasetCatalog.get("dog") + DatasetCatalog.get("none")
+    DatasetCatalog.register("both", lambda: merged)
+    write_proposals(files[0], {"a": COVER, "b": COVER})
+    cfg = config(("both",), (files[0],))
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
+    loader = iter(build_train_loader(cfg))
+    assert {image["file_name"].split("/")[-3] for _ in range(6) for image in next(loader)} == images
+
+
+def test_without_proposals_the_loaders_are_detectron2s(dataset):
+    dataset("pets", {"000001": COVER})
+    cfg = config(("pets",), ("no.pkl", "no.pkl"))
+    cfg.MODEL.LOAD_PROPOSALS = False
+    assert "proposals" not in next(iter(build_train_loader(cfg)))[0]
+    assert "proposals" not in next(iter(build_test_loader(cfg, "pets")))[0]
+
+
+def test_workers_started_by_spawn_get_the_proposals(dataset):
+    path = dataset("pets", {"000001": COVER, "000002": COVER})
+    cfg = config(test=("pets",), test_files=(path,))
+    cfg.DATALOADER.NUM_WORKERS = 1
+    loader = build_test_loader(cfg, "pets")
+    loader.multiprocessing_context = "spawn"
+    assert [len(image["proposals"]) for (image,) in loader] == [3, 3]
+
+
+def test_the_data_room_needs_no_opencv():
+    code = "import sys; sys.modules['cv2'] = None; import ohem_d2.data"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

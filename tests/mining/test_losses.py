@@ -1,0 +1,52 @@
+import math
+
+import pytest
+import torch
+from ohem_d2.mining import (
+    box_iou_losses,
+    classification_losses,
+    encode_boxes,
+    sigmoid_classification_losses,
+    smooth_l1_losses,
+)
+
+
+def test_classification_loss_is_minus_the_log_probability():
+    logits = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])  # probabilities 3/4, 1/4 and 1/2, 1/2
+    losses = classification_losses(logits, torch.tensor([1, 0]))
+    torch.testing.assert_close(losses, torch.tensor([math.log(4.0), math.log(2.0)]))
+
+
+def test_sigmoid_loss_counts_the_foreground_classes_alone():
+    # sigmoid(0) = 1/2: log 2 for each of 2 classes; the background column, here 50, does not count.
+    logits = torch.tensor([[0.0, 0.0, 50.0]] * 2)
+    labels = torch.tensor([0, 2])
+    torch.testing.assert_close(sigmoid_classification_losses(logits, labels), torch.full((2,), 2 * math.log(2)))
+    weights = torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(
+        sigmoid_classification_losses(logits, labels, weights), torch.full((2,), math.log(2))
+    )
+
+
+def test_boxes_are_encoded_as_in_r_cnn():
+    # Box 10 x 20 around (5, 10); target 20 x 20 around (15, 10): dx = 10/10, dy = 0, dw = log 2, dh = 0.
+    boxes, targets = torch.tensor([[0.0, 0, 10, 20]]), torch.tensor([[5.0, 0, 25, 20]])
+    expected = torch.tensor([[10.0, 0.0, 5 * math.log(2), 0.0]])
+    torch.testing.assert_close(encode_boxes(boxes, targets, (10, 10, 5, 5)), expected)
+
+
+@pytest.mark.parametrize("beta, expected", [(1.0, 0.125 + 1.5), (0.0, 0.5 + 2.0), (4.0, 0.5 * 0.25 / 4 + 0.5 * 4 / 4)])
+def test_smooth_l1_is_summed_over_the_coordinates(beta, expected):
+    deltas, targets = torch.tensor([[0.5, 0.0, 0.0, -2.0]]), torch.zeros(1, 4)
+    torch.testing.assert_close(smooth_l1_losses(deltas, targets, beta), torch.tensor([expected]))
+
+
+def test_giou_of_disjoint_boxes_counts_the_gap():
+    # IoU 0; the enclosing box is 30 x 10 = 300, the union 200: GIoU = 0 - 100/300.
+    boxes, targets = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[20.0, 0, 30, 10]])
+    torch.testing.assert_close(box_iou_losses("giou", boxes, targets), torch.tensor([1 + 1 / 3]))
+
+
+def test_an_unknown_box_loss_names_the_valid_ones():
+    with pytest.raises(ValueError, match="unknown box loss 'l3'; valid: giou, diou, ciou"):
+        box_iou_losses("l3", torch.zeros(1, 4), torch.zeros(1, 4))
