@@ -1,9 +1,9 @@
 """
-Drawn images for the demo: textured shapes of five classes on textured backgrounds, amid look-alikes of no class.
+Drawn images for the demo: textured shapes of five classes on textured grounds, amid look-alikes of no class.
 
 A shape is a list of polygons in its own frame (x right, y down, about 1 from the centre to the far points);
-where polygons overlap, even-odd filling makes a hole. Every drawing function takes the numpy Generator that it
-draws its numbers from, so an image is a function of its seed.
+where polygons overlap, even-odd filling makes a hole. A drawing function takes the numpy Generator that its
+numbers come from, so an image is a function of its seed.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ MAX_TRIES = 20  # to place one shape
 
 @dataclass(frozen=True)
 class DemoObject:
-    """A drawn object: its class and the tight box of its visible pixels, (4,) int XYXY_ABS, x2 and y2 exclusive."""
+    """A drawn object: its class and the tight XYXY_ABS box of its visible pixels, x2 and y2 exclusive."""
 
     category: str
     box: tuple[int, int, int, int]
@@ -41,7 +41,7 @@ class DemoImage:
     objects: list[DemoObject]
 
 
-# ---- shapes -------------------------------------------------------------------------------------------------
+# ---- shapes -----------------------------------------------------------------------------------------------
 
 
 def polar(angles: Sequence[float], radii) -> np.ndarray:
@@ -126,7 +126,7 @@ CLASS_NAMES = tuple(CLASSES)
 DISTRACTORS = (ring, notched_disc, rhombus, trapezium, star_of_six, tee)
 
 
-# ---- textures: (H, W) float in [0, 1] -----------------------------------------------------------------------
+# ---- textures: (H, W) float in [0, 1] ---------------------------------------------------------------------
 
 
 def noise(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
@@ -165,7 +165,7 @@ def unit_range(texture: np.ndarray) -> np.ndarray:
     return texture / max(texture.max(), 1e-9)
 
 
-# ---- colour -------------------------------------------------------------------------------------------------
+# ---- colour -----------------------------------------------------------------------------------------------
 
 
 def random_color(rng: np.random.Generator, saturation: tuple[int, int], value: tuple[int, int]) -> np.ndarray:
@@ -191,7 +191,7 @@ def paint(texture: np.ndarray, color_a: np.ndarray, color_b: np.ndarray) -> np.n
     return color_a + texture[..., None] * (color_b - color_a)
 
 
-# ---- composition --------------------------------------------------------------------------------------------
+# ---- composition ------------------------------------------------------------------------------------------
 
 
 def background(rng: np.random.Generator) -> np.ndarray:
@@ -203,7 +203,7 @@ def background(rng: np.random.Generator) -> np.ndarray:
 
 
 def random_mask(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """(H, W) float in [0, 1]: how much of each pixel the shape covers, at a random place, size, turn and squeeze."""
+    """(H, W) float in [0, 1]: how much of each pixel the shape covers, placed, sized, turned and squeezed."""
     size = np.exp(rng.uniform(*np.log(SIZE_RANGE)))
     turn = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -259,7 +259,8 @@ def random_shapes(rng: np.random.Generator) -> list[tuple[Optional[str], Shape]]
     weights = [weight for _, weight in CLASSES.values()]
     names = rng.choice(CLASS_NAMES, size=rng.integers(2, 6), p=weights)
     shapes: list[tuple[Optional[str], Shape]] = [(str(name), CLASSES[name][0]()) for name in names]
-    shapes += [(None, DISTRACTORS[index]()) for index in rng.integers(len(DISTRACTORS), size=rng.integers(1, 4))]
+    distractors = rng.integers(len(DISTRACTORS), size=rng.integers(1, 4))
+    shapes += [(None, DISTRACTORS[index]()) for index in distractors]
     return [shapes[index] for index in rng.permutation(len(shapes))]
 
 

@@ -44,9 +44,9 @@ def selective_search(
         (n, 4) float32 XYXY_ABS boxes with x2 = x + width, inside the image, no two equal. The whole image is
         always among them, so n is 0 only for an image smaller than ``min_size``.
 
-    OpenCV orders the boxes by numbers of C's ``rand()``: another order on every call. Here the order is a fixed
-    permutation of the sorted boxes instead, equally unrelated to quality, so a result depends on the image alone
-    and its first k boxes are a fair sample of all.
+    OpenCV orders the boxes by numbers of C's ``rand()``: another order on every call. Here the order is a
+    fixed permutation of the sorted boxes instead, equally unrelated to quality, so a result depends on the
+    image alone and its first k boxes are a fair sample of all.
 
     Raises:
         ValueError: a wrong image, mode, scale or min_size.
@@ -76,8 +76,8 @@ def generate_selective_search(
     Search every image of a data set, in parallel processes.
 
     Args:
-        dataset_dicts: dicts in Detectron2's format, of which ``file_name`` and ``image_id`` are read. An image
-            that is listed twice is searched once.
+        dataset_dicts: dicts in Detectron2's format, of which ``file_name`` and ``image_id`` are read. An
+            image that is listed twice is searched once.
         workers: processes; None means one per available core, 1 none beside this one. The result does not
             depend on it. With more than 1 the calling script needs an ``if __name__ == "__main__"`` guard.
         mode, scale: see :func:`selective_search`.
@@ -103,7 +103,11 @@ def generate_selective_search(
     logger.info("Selective Search (%s, scale %g): %d images, %d processes", mode, scale, len(files), workers)
     with closing(_map(search, list(files.values()), workers)) as results:
         bar = tqdm(results, total=len(files), desc="Selective Search", unit="image", disable=not progress)
-        return {image_id: (boxes, -np.arange(len(boxes), dtype=np.float32)) for boxes, image_id in zip(bar, files)}
+        return {image_id: (boxes, _descending(len(boxes))) for boxes, image_id in zip(bar, files)}
+
+
+def _descending(num: int) -> np.ndarray:
+    return -np.arange(num, dtype=np.float32)
 
 
 def _map(search, files: list[str], workers: int) -> Iterator[np.ndarray]:
@@ -175,8 +179,9 @@ def _segmentation_module():
         return cv2.ximgproc.segmentation
     except (ImportError, AttributeError):
         raise ImportError(
-            "Selective Search needs OpenCV's contrib build: pip uninstall opencv-python opencv-python-headless, "
-            'then pip install "ohem_d2[proposals]" (opencv-contrib-python); only one of these can be installed'
+            "Selective Search needs OpenCV's contrib build: pip uninstall opencv-python "
+            'opencv-python-headless, then pip install "ohem_d2[proposals]" (opencv-contrib-python); '
+            "these builds overwrite each other, so only one of them can be installed"
         ) from None
 
 
