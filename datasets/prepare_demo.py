@@ -45,7 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
 def prepare_demo(
     output: Path, seed: int, num_images: dict[str, int], workers: Optional[int], overwrite: bool
 ) -> None:
-    """Make the data set beside ``output`` and move it there when it is complete, unless it is there already."""
+    """Make the data set beside ``output`` and move it there when complete, unless it is there already."""
     parameters = {"seed": seed, **num_images, "drawing": DRAWING_VERSION}
     if is_ready(output, parameters, overwrite):
         print(f"{output} is ready: nothing to do")

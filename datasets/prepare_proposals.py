@@ -33,7 +33,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command has that writes the proposals of registered data sets."""
     parser.add_argument("--catalog", help="YAML catalogue to register; Detectron2's own data sets need none")
     parser.add_argument("--dataset", nargs="+", required=True, metavar="NAME", help="registered data sets")
-    parser.add_argument("--output", help="one file for all of them; default: each data set's own proposal file")
+    parser.add_argument("--output", help="one file for all; default: each data set's own proposal file")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 

@@ -17,7 +17,7 @@ NUM_TRAIN, NUM_TEST = 4, 2
 @pytest.fixture
 def prepare(load_script, tmp_path):
     """``prepare(folder, *options)`` runs the script for a data set of six images and returns its folder."""
-    script = load_script("prepare_demo")
+    script = load_script("datasets/prepare_demo.py")
 
     def run(name, *options):
         sizes = ["--train", str(NUM_TRAIN), "--test", str(NUM_TEST), "--workers", "1"]
@@ -29,7 +29,8 @@ def prepare(load_script, tmp_path):
 
 def files(root):
     """Relative name -> bytes of each file."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
 def images(count, seed=0):
@@ -69,7 +70,7 @@ def test_the_catalogue_registers_splits_with_proposals_of_every_object(prepare):
 
 def test_the_xml_counts_pixels_from_one_and_includes_the_last(load_script):
     drawn = demo.DemoObject("star", (0, 10, 30, 45))
-    element = ET.fromstring(load_script("prepare_demo").annotation_xml("x.jpg", [drawn])).find("object")
+    element = ET.fromstring(load_script("datasets/prepare_demo.py").annotation_xml("x.jpg", [drawn])).find("object")
     # columns 0 to 29 are numbers 1 to 30, rows 10 to 44 are numbers 11 to 45
     assert {child.tag: child.text for child in element.find("bndbox")} == {
         "xmin": "1", "ymin": "11", "xmax": "30", "ymax": "45",

@@ -34,7 +34,7 @@ def catalog(tmp_path):
 @pytest.fixture
 def generate(load_script, catalog):
     """``generate(*options)`` runs ``generate selective-search`` with the catalogue and one worker."""
-    script = load_script("prepare_proposals")
+    script = load_script("datasets/prepare_proposals.py")
 
     def run(*options):
         common = ["generate", "selective-search", "--catalog", str(catalog), "--workers", "1"]

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from ohem_d2.data import write_proposals
+from ohem_d2.engine import OHEMTrainer, load_config
+
+CATALOG = "toy: {format: voc, root: voc, splits: [train], classes: [cat, dog], proposals: ./proposals.pkl}\n"
+
+
+@pytest.fixture
+def make_cfg(tmp_path, make_voc, monkeypatch):
+    """A config of the small Fast R-CNN on two drawn images, without randomness in the data."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    make_voc({"000001": [("cat", (5, 5, 30, 25))], "000002": [("dog", (10, 4, 38, 28))]})
+    (tmp_path / "catalog.yaml").write_text(CATALOG)
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 15, (2, 30, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(8, 15, (2, 30, 2))], axis=2).astype(np.float32)
+    scores = np.zeros(30, np.float32)
+    write_proposals(tmp_path / "proposals.pkl", {"000001": (boxes[0], scores), "000002": (boxes[1], scores)})
+
+    def make(name, *opts):
+        return load_config(
+            "configs/Base-FastRCNN-small.yaml",
+            ["MODEL.ROI_HEADS.NAME", "OHEMROIHeads", "MODEL.ROI_HEADS.NUM_CLASSES", "2", "DATASETS.CATALOG",
+             f"('{tmp_path}/catalog.yaml',)", "DATASETS.TRAIN", "('toy_train',)", "DATASETS.TEST", "('toy_train',)",
+             "INPUT.MIN_SIZE_TRAIN", "(32,)", "INPUT.MIN_SIZE_TEST", "32", "INPUT.RANDOM_FLIP", "none",
+             "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "6",
+             "SOLVER.WARMUP_ITERS", "0", "SOLVER.STEPS", "(5,)", "OUTPUT_DIR", str(tmp_path / name), *opts],
+        )  # fmt: skip
+
+    return make
+
+
+def train(cfg, resume=False, until=None):
+    """Train, stop before iteration `until` as a kill would, and return the weights."""
+    torch.manual_seed(0)
+    trainer = OHEMTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    if until is not None:
+        step = trainer.run_step
+        trainer.run_step = lambda: step() if trainer.iter < until else (_ for _ in ()).throw(KeyboardInterrupt)
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        pass
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def test_a_resumed_training_goes_on_with_momentum_and_schedule(make_cfg):
+    whole = train(make_cfg("whole"))
+    stopped = make_cfg("stopped", "SOLVER.CHECKPOINT_PERIOD", "3")
+    at_the_stop = train(stopped, until=4)
+    resumed = train(stopped, resume=True)
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=1e-3, atol=1e-5)
+    assert not torch.equal(at_the_stop["roi_heads.box_predictor.cls_score.bias"], whole["roi_heads.box_predictor.cls_score.bias"])
+
+
+def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_checkpoint(make_cfg):
+    cfg = make_cfg("nan", "SOLVER.CHECKPOINT_PERIOD", "2")
+    trainer = OHEMTrainer(cfg)
+    step = trainer.run_step
+
+    def poisoned():
+        if trainer.iter == 3:
+            with torch.no_grad():
+                trainer.model.roi_heads.box_predictor.cls_score.bias.fill_(float("nan"))
+        step()
+
+    trainer.run_step = poisoned
+    with pytest.raises(FloatingPointError, match=r"iteration 3: .* not finite, .*images of the batch: .*00000[12].jpg"):
+        trainer.train()
+    kept = torch.load(f"{cfg.OUTPUT_DIR}/model_0000001.pth", weights_only=False)["model"]
+    assert all(value.isfinite().all() for value in kept.values())
+    assert trainer.checkpointer.get_checkpoint_file().endswith("model_0000001.pth")
+
+
+@pytest.mark.parametrize("heads", ["OHEMROIHeads", "StandardROIHeads"])
+def test_the_loss_over_all_rois_is_measured_alike_for_mined_and_plain_heads(make_cfg, heads):
+    opts = ["MODEL.ROI_HEADS.NAME", heads, "TEST.ROI_LOSS.PERIOD", "4", "SOLVER.BASE_LR", "0.0", "SOLVER.WEIGHT_DECAY", "0.0"]
+    cfg = make_cfg("loss", *opts)
+    torch.manual_seed(1)
+    trainer = OHEMTrainer(cfg)
+    trainer.train()
+    measured = trainer.storage.history("ohem/all_roi_loss").values()
+    assert [iteration for _, iteration in measured] == [3, 5]
+    # Background everywhere at zero logits would be log 3 = 1.10; untrained heads are near it.
+    assert all(0.9 < value < 1.6 for value, _ in measured)
+
+
+def test_measuring_the_loss_does_not_change_the_training(make_cfg):
+    without, with_loss = train(make_cfg("without")), train(make_cfg("with", "TEST.ROI_LOSS.PERIOD", "1"))
+    for name, value in without.items():
+        torch.testing.assert_close(with_loss[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_an_unknown_evaluator_type_is_named(make_cfg):
+    from detectron2.data import MetadataCatalog
+
+    cfg = make_cfg("evaluator")
+    MetadataCatalog.get("other").evaluator_type = "lvis"
+    with pytest.raises(ValueError, match="'other' has evaluator_type 'lvis'; valid: pascal_voc, coco"):
+        OHEMTrainer.build_evaluator(cfg, "other")

@@ -1,0 +1,110 @@
+"""The real scripts, as a user runs them, each in a process of its own."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(script, *args):
+    return [sys.executable, str(ROOT / script), *map(str, args)]
+
+
+def run(cwd, script, *args):
+    done = subprocess.run(command(script, *args), cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder with a drawn data set and its proposals."""
+    folder = tmp_path_factory.mktemp("user")
+    run(folder, "datasets/prepare_demo.py", "--output", "datasets/demo", "--train", 12, "--test", 6, "--workers", 1)
+    return folder
+
+
+def train_args(output, *opts):
+    return ["--config-file", ROOT / "configs/demo/ohem.yaml", "OUTPUT_DIR", output, "SOLVER.CHECKPOINT_PERIOD", 10,
+            "SOLVER.MAX_ITER", 20, "DATALOADER.NUM_WORKERS", 0, "TEST.ROI_LOSS.NUM_IMAGES", 2, *opts]  # fmt: skip
+
+
+def metrics(folder, output):
+    return [json.loads(line) for line in (folder / output / "metrics.json").read_text().splitlines()]
+
+
+def test_propose_train_kill_resume_evaluate(folder):
+    # Too long to finish by itself, killed as soon as it has a checkpoint.
+    running = subprocess.Popen(
+        command("train_net.py", *train_args("killed", "SOLVER.MAX_ITER", 100000)),
+        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    checkpoint, deadline = folder / "killed" / "last_checkpoint", time.time() + 240
+    while not checkpoint.exists() and running.poll() is None and time.time() < deadline:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert checkpoint.exists()
+    saved = int(checkpoint.read_text().split("_")[1].split(".")[0])
+
+    out = run(folder, "train_net.py", "--resume", *train_args("killed", "SOLVER.MAX_ITER", saved + 11))
+    assert f"Starting training from iteration {saved + 1}" in out
+    assert "Running on" in out and "momentum starts at zero" not in out
+    final = {k: v for record in metrics(folder, "killed") for k, v in record.items()}
+    assert {"bbox/AP", "bbox/AP50", "ohem/all_roi_loss", "ohem/num_selected", "loss_cls"} <= set(final)
+
+    weights = folder / "killed" / "model_final.pth"
+    evaluated = run(folder, "train_net.py", "--eval-only", *train_args("eval", "MODEL.WEIGHTS", weights))
+    ap50 = evaluated.split("copypaste: AP,AP50,AP75")[1].split("copypaste: ")[1].split(",")[1]
+    assert float(ap50) == pytest.approx(final["bbox/AP50"], abs=0.01)
+
+
+def test_a_seed_gives_the_same_training_again(folder):
+    for output in ("seed0", "again", "seed1"):
+        seed = 1 if output == "seed1" else 0
+        run(folder, "train_net.py", *train_args(output, "SEED", seed, "SOLVER.MAX_ITER", 3, "DATASETS.TEST", "()"))
+    losses = {output: [r.get("loss_cls") for r in metrics(folder, output)] for output in ("seed0", "again", "seed1")}
+    assert losses["seed0"] == losses["again"] != losses["seed1"]
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (["MODEL.OHEM.NMS_THRESH", "2.0"], "ValueError: MODEL.OHEM.NMS_THRESH is 2.0; valid: a number in [0, 1]"),
+        (["MODEL.OHEM.NMS", "2.0"], "KeyError: command line: unknown key MODEL.OHEM.NMS; valid: ENABLED"),
+        (["DATASETS.PROPOSAL_FILES_TRAIN", "('none.pkl',)"], "FileNotFoundError: "),
+        (["OUTPUT_DIR", "/dev/null/out"], "OUTPUT_DIR /dev/null/out cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_trained(folder, opts, message):
+    done = subprocess.run(
+        command("train_net.py", *train_args("bad"), *opts), cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode != 0
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list((folder / "bad").glob("*.pth"))
+
+
+def test_arms_are_trained_once_and_compared(folder):
+    args = ("--arms", ROOT / "configs/demo/heuristic.yaml", ROOT / "configs/demo/ohem.yaml", "--output", "arms", "--seeds", 0, 1,
+            "--", "SOLVER.MAX_ITER", 3, "DATALOADER.NUM_WORKERS", 0, "TEST.ROI_LOSS.NUM_IMAGES", 2)  # fmt: skip
+    table = run(folder, "tools/run_arms.py", *args)
+    rows = [line for line in table.splitlines() if line.startswith(("| heuristic | 2 |", "| ohem | 2 |"))]
+    assert len(rows) == 2 and all("±" in row for row in rows)
+    stamps = {p: os.stat(p).st_mtime_ns for p in (folder / "arms").rglob("model_final.pth")}
+    assert len(stamps) == 4
+    assert run(folder, "tools/run_arms.py", *args) == table
+    assert {p: os.stat(p).st_mtime_ns for p in (folder / "arms").rglob("model_final.pth")} == stamps
+
+    config = folder / "arms" / "ohem" / "seed1" / "config.yaml"
+    config.write_text(config.read_text().replace("DETECTIONS_PER_IMAGE: 100", "DETECTIONS_PER_IMAGE: 2000"))
+    refused = subprocess.run(command("tools/run_arms.py", *args), cwd=folder, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "TEST.DETECTIONS_PER_IMAGE is 100 for heuristic and 2000 for ohem" in refused.stderr
