@@ -18,8 +18,8 @@ def read_version() -> str:
 # not, main or 0.6) is the user's choice. tools/install_detectron2.py makes one where there is none.
 # No OpenCV: its interchangeable builds overwrite each other's files, so the user takes one (see the extras).
 INSTALL_REQUIRES = [
-    "torch>=2.0",  # mining, heads, training
-    "torchvision>=0.15",  # NMS and IoU in the mining core; of the same release as torch
+    "torch>=2.4",  # mining, heads, training
+    "torchvision>=0.19",  # NMS and IoU in the mining core; of the same release as torch
     "fvcore>=0.1.5",  # box losses, checkpoints, configs: the very functions that Detectron2 trains with
     "numpy",  # proposal files, drawn data sets, evaluation
     "Pillow",  # images of data sets and pictures of reports

@@ -1,7 +1,7 @@
 """Data sets, precomputed proposals and loaders. Nothing here imports OpenCV or ``ohem_d2.modeling``."""
 
 from .catalog import register_catalog
-from .loaders import ProposalDatasetMapper, build_roi_loss_loader, build_test_loader, build_train_loader
+from .loaders import ProposalDatasetMapper, build_labelled_loader, build_test_loader, build_train_loader
 from .proposals import Proposals, read_proposals, write_proposals
 from .recall import ProposalStatistics, proposal_recall, summarize_proposals
 from .voc import load_voc
@@ -10,7 +10,7 @@ __all__ = [
     "ProposalDatasetMapper",
     "ProposalStatistics",
     "Proposals",
-    "build_roi_loss_loader",
+    "build_labelled_loader",
     "build_test_loader",
     "build_train_loader",
     "load_voc",

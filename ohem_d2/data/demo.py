@@ -114,16 +114,25 @@ def tee() -> Shape:
     return [np.array([[-b, -a], [b, -a], [b, a], [a, a], [a, b], [-a, b], [-a, a], [-b, a]])]
 
 
-# How often each class is drawn: the commonest three times as often as the rarest.
-CLASSES: dict[str, tuple[Callable[[], Shape], float]] = {
-    "disc": (disc, 0.30),
-    "square": (square, 0.25),
-    "triangle": (triangle, 0.20),
-    "star": (star_of_five, 0.15),
-    "cross": (cross, 0.10),
+# How often each class is drawn, the commonest three times as often as the rarest, and its mean hue in [0, 180).
+CLASSES: dict[str, tuple[Callable[[], Shape], float, int]] = {
+    "disc": (disc, 0.30, 0),
+    "square": (square, 0.25, 36),
+    "triangle": (triangle, 0.20, 72),
+    "star": (star_of_five, 0.15, 108),
+    "cross": (cross, 0.10, 144),
 }
 CLASS_NAMES = tuple(CLASSES)
-DISTRACTORS = (ring, notched_disc, rhombus, trapezium, star_of_six, tee)
+HUE_RANGE = 24  # around the mean: neighbouring classes share hues
+# Each has the hues of the class that it looks like, so that its shape alone tells that it is none.
+DISTRACTORS = (
+    (ring, "disc"),
+    (notched_disc, "disc"),
+    (rhombus, "square"),
+    (trapezium, "triangle"),
+    (star_of_six, "star"),
+    (tee, "cross"),
+)
 
 
 # ---- textures: (H, W) float in [0, 1] ---------------------------------------------------------------------
@@ -168,9 +177,14 @@ def unit_range(texture: np.ndarray) -> np.ndarray:
 # ---- colour -----------------------------------------------------------------------------------------------
 
 
-def random_color(rng: np.random.Generator, saturation: tuple[int, int], value: tuple[int, int]) -> np.ndarray:
-    """(3,) float BGR in [0, 255]; saturation and value are ranges in [0, 255]."""
-    hsv = np.uint8([[[rng.integers(180), rng.integers(*saturation), rng.integers(*value)]]])
+def random_color(
+    rng: np.random.Generator,
+    saturation: tuple[int, int],
+    value: tuple[int, int],
+    hue: tuple[int, int] = (0, 180),
+) -> np.ndarray:
+    """(3,) float BGR in [0, 255]; saturation and value are ranges in [0, 255], hue is one modulo 180."""
+    hsv = np.uint8([[[rng.integers(*hue) % 180, rng.integers(*saturation), rng.integers(*value)]]])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float64)
 
 
@@ -180,8 +194,9 @@ def contrast(color_a: np.ndarray, color_b: np.ndarray) -> float:
     return float(np.linalg.norm(lab[0] - lab[1]))
 
 
-def contrasting_color(rng: np.random.Generator, surround: np.ndarray) -> np.ndarray:
-    candidates = [random_color(rng, (90, 256), (70, 256)) for _ in range(MAX_TRIES)]
+def contrasting_color(rng: np.random.Generator, surround: np.ndarray, hue: int) -> np.ndarray:
+    hues = (hue - HUE_RANGE, hue + HUE_RANGE + 1)
+    candidates = [random_color(rng, (90, 256), (70, 256), hues) for _ in range(MAX_TRIES)]
     distinct = (color for color in candidates if contrast(color, surround) >= MIN_CONTRAST)
     return next(distinct, max(candidates, key=lambda color: contrast(color, surround)))
 
@@ -238,11 +253,11 @@ def overlap(mask_a: np.ndarray, mask_b: np.ndarray) -> float:
     return float((mask_a * mask_b).sum() / min(mask_a.sum(), mask_b.sum()))
 
 
-def blend(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Draw the shape of this mask, textured, on the canvas (H, W, 3)."""
+def blend(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray, hue: int) -> np.ndarray:
+    """Draw the shape of this mask, textured and around a hue, on the canvas (H, W, 3)."""
     alpha = mask[..., None]
     surround = (canvas * alpha).sum(axis=(0, 1)) / alpha.sum()
-    color = contrasting_color(rng, surround)
+    color = contrasting_color(rng, surround, hue)
     pattern = [gradient, noise, stripes][rng.integers(3)]
     fill = paint(pattern(rng, *IMAGE_SIZE), color, color + rng.uniform(-35, 35, size=3))
     return canvas * (1 - alpha) + fill.clip(0, 255) * alpha
@@ -254,13 +269,16 @@ def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def random_shapes(rng: np.random.Generator) -> list[tuple[Optional[str], Shape]]:
-    """Two to five objects and one to three distractors, whose name is None, in drawing order."""
-    weights = [weight for _, weight in CLASSES.values()]
-    names = rng.choice(CLASS_NAMES, size=rng.integers(2, 6), p=weights)
-    shapes: list[tuple[Optional[str], Shape]] = [(str(name), CLASSES[name][0]()) for name in names]
-    distractors = rng.integers(len(DISTRACTORS), size=rng.integers(1, 4))
-    shapes += [(None, DISTRACTORS[index]()) for index in distractors]
+def random_shapes(rng: np.random.Generator) -> list[tuple[Optional[str], Shape, int]]:
+    """Two to five objects and one to three distractors, whose name is None, with their hues, in drawing order."""
+    names = rng.choice(CLASS_NAMES, size=rng.integers(2, 6), p=[weight for _, weight, _ in CLASSES.values()])
+    shapes: list[tuple[Optional[str], Shape, int]] = []
+    for name in names:
+        draw, _, hue = CLASSES[name]
+        shapes.append((str(name), draw(), hue))
+    for index in rng.integers(len(DISTRACTORS), size=rng.integers(1, 4)):
+        draw, like = DISTRACTORS[index]
+        shapes.append((None, draw(), CLASSES[like][2]))
     return [shapes[index] for index in rng.permutation(len(shapes))]
 
 
@@ -269,11 +287,11 @@ def draw_demo_image(rng: np.random.Generator) -> DemoImage:
     canvas = background(rng)
     names: list[Optional[str]] = []
     visible: list[np.ndarray] = []
-    for name, shape in random_shapes(rng):
+    for name, shape, hue in random_shapes(rng):
         mask = place(rng, shape, visible)
         if mask is None:
             continue
-        canvas = blend(rng, canvas, mask)
+        canvas = blend(rng, canvas, mask, hue)
         visible = [below * (1 - mask) for below in visible] + [mask]
         names.append(name)
     canvas = cv2.GaussianBlur(canvas, (0, 0), 0.6) + rng.normal(0, 4, canvas.shape)

@@ -26,7 +26,7 @@ from .messages import name_some
 from .proposals import Proposals, read_proposals
 from .recall import summarize_proposals
 
-__all__ = ["ProposalDatasetMapper", "build_roi_loss_loader", "build_test_loader", "build_train_loader"]
+__all__ = ["ProposalDatasetMapper", "build_labelled_loader", "build_test_loader", "build_train_loader"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,15 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     """
     if not cfg.MODEL.LOAD_PROPOSALS:
         return build_detection_train_loader(cfg)
-    dicts, proposals = _load_training_sets(cfg)
+    names, key = list(cfg.DATASETS.TRAIN), "PROPOSAL_FILES_TRAIN"
+    files = [_proposal_file(cfg, name, names, key) for name in names]
+    keypoint_cfg = cfg.MODEL.ROI_KEYPOINT_HEAD
+    dicts, proposals = _load_datasets(
+        names,
+        files,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=keypoint_cfg.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
+    )
     mapper = ProposalDatasetMapper(cfg, is_train=True, proposals=proposals)
     return build_detection_train_loader(_without_proposals(cfg), mapper=mapper, dataset=dicts)
 
@@ -96,30 +104,23 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
     return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
-def build_roi_loss_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+def build_labelled_loader(cfg: CfgNode, dataset_name: str, num_images: int) -> Iterable[list[dict[str, Any]]]:
     """
-    The first ``TEST.ROI_LOSS.NUM_IMAGES`` training images with ground truth, in order, without augmentation.
+    The first ``num_images`` of a data set as for training, but in order, one by one and without augmentation.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`build_train_loader`.
     """
     augmentations = build_augmentation(cfg, is_train=False)
     if cfg.MODEL.LOAD_PROPOSALS:
-        dicts, proposals = _load_training_sets(cfg)
+        split = "TRAIN" if dataset_name in cfg.DATASETS.TRAIN else "TEST"
+        file = _proposal_file(cfg, dataset_name, list(cfg.DATASETS[split]), f"PROPOSAL_FILES_{split}")
+        dicts, proposals = _load_datasets([dataset_name], [file], filter_empty=False)
         mapper = ProposalDatasetMapper(cfg, is_train=True, augmentations=augmentations, proposals=proposals)
     else:
-        dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+        dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
         mapper = DatasetMapper(cfg, is_train=True, augmentations=augmentations)
-    return build_detection_test_loader(dicts[: cfg.TEST.ROI_LOSS.NUM_IMAGES], mapper=mapper, num_workers=0)
-
-
-def _load_training_sets(cfg: CfgNode) -> tuple[list[dict[str, Any]], list[Proposals]]:
-    names, key = list(cfg.DATASETS.TRAIN), "PROPOSAL_FILES_TRAIN"
-    files = [_proposal_file(cfg, name, names, key) for name in names]
-    keypoint_cfg = cfg.MODEL.ROI_KEYPOINT_HEAD
-    return _load_datasets(
-        names,
-        files,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=keypoint_cfg.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
-    )
+    return build_detection_test_loader(dicts[:num_images], mapper=mapper, num_workers=0)
 
 
 def _without_proposals(cfg: CfgNode) -> CfgNode:

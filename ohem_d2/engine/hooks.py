@@ -1,11 +1,12 @@
 """Hooks of the trainer."""
+import torch
 from detectron2.engine.hooks import HookBase
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import build_roi_loss_loader
-from ..modeling import candidate_loss_sum
+from ..data import build_labelled_loader
+from ..modeling import inspect_candidates
 
 
 class AllRoILoss(HookBase):
@@ -17,7 +18,9 @@ class AllRoILoss(HookBase):
 
     def __init__(self, cfg):
         self._period = cfg.TEST.ROI_LOSS.PERIOD
-        self._loader = build_roi_loss_loader(cfg) if comm.is_main_process() else None
+        self._loader = None
+        if comm.is_main_process():
+            self._loader = build_labelled_loader(cfg, cfg.DATASETS.TRAIN[0], cfg.TEST.ROI_LOSS.NUM_IMAGES)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -32,8 +35,7 @@ class AllRoILoss(HookBase):
             raise TypeError(f"TEST.ROI_LOSS measures a GeneralizedRCNN, not {type(model).__name__}")
         model.eval()
         try:
-            sums = [candidate_loss_sum(model, batch) for batch in self._loader]
+            losses = [c.losses for batch in self._loader for c in inspect_candidates(model, batch)]
         finally:
             model.train()
-        total, count = (sum(values) for values in zip(*sums))
-        return total / max(count, 1)
+        return torch.cat(losses).double().mean().item()

@@ -1,7 +1,7 @@
 """Detectron2 glue: RoI heads that train on hard examples."""
-from .candidates import candidate_loss_sum
+from .candidates import inspect_candidates
 from .mixin import OHEMMixin
 from .roi_heads import OHEMCascadeROIHeads, OHEMRes5ROIHeads, OHEMROIHeads
 from .roi_losses import roi_losses
 
-__all__ = ["OHEMCascadeROIHeads", "OHEMMixin", "OHEMRes5ROIHeads", "OHEMROIHeads", "candidate_loss_sum", "roi_losses"]
+__all__ = ["OHEMCascadeROIHeads", "OHEMMixin", "OHEMRes5ROIHeads", "OHEMROIHeads", "inspect_candidates", "roi_losses"]

@@ -5,7 +5,7 @@ Shape letters: R candidate RoIs of all images, K foreground classes. Label K is 
 from contextlib import contextmanager
 from functools import partial, singledispatch
 from itertools import accumulate
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -187,12 +187,15 @@ def _auto_dtype(device: torch.device) -> torch.dtype:
 
 
 @torch.no_grad()
-def candidate_loss_sum(model: GeneralizedRCNN, batched_inputs: List[Dict]) -> Tuple[float, int]:
-    """Sum of the losses of all candidate RoIs of some training images, in float32, and their number.
+def inspect_candidates(model: GeneralizedRCNN, batched_inputs: List[Dict]) -> List[Instances]:
+    """The candidate RoIs of some training images and their losses in float32, outside training.
 
     Args:
         model: in eval mode; its heads of any known family, mined or not.
         batched_inputs: as for training, with ``instances`` and, without a proposal generator, ``proposals``.
+
+    Returns:
+        one `Instances` per image, as `label_candidates`, in pixels of the network's input, with ``losses`` (R_i,).
     """
     images = model.preprocess_image(batched_inputs)
     features = model.backbone(images.tensor)
@@ -206,4 +209,6 @@ def candidate_loss_sum(model: GeneralizedRCNN, batched_inputs: List[Dict]) -> Tu
         proposals = add_ground_truth_to_proposals(targets, proposals)
     candidates = label_candidates(heads, proposals, targets)
     losses = candidate_losses(heads, features, candidates, targets, OHEMOptions(readonly_dtype="float32"))
-    return float(losses.double().sum()), len(losses)
+    for of_image, losses_of_image in zip(candidates, losses.split([len(c) for c in candidates])):
+        of_image.losses = losses_of_image
+    return candidates

@@ -137,7 +137,7 @@ def test_what_is_covered_does_not_count_for_the_box(monkeypatch):
     left, right = np.zeros((160, 200)), np.zeros((160, 200))
     left[40:60, 20:60], right[30:70, 50:90] = 1.0, 1.0
     masks = iter([left, right])
-    monkeypatch.setattr(demo, "random_shapes", lambda rng: [("disc", None), ("square", None)])
+    monkeypatch.setattr(demo, "random_shapes", lambda rng: [("disc", None, 0), ("square", None, 36)])
     monkeypatch.setattr(demo, "random_mask", lambda rng, shape: next(masks))
     objects = demo.draw_demo_image(np.random.default_rng(0)).objects
     assert objects == [demo.DemoObject("disc", (20, 40, 50, 60)), demo.DemoObject("square", (50, 30, 90, 70))]
@@ -168,14 +168,14 @@ def test_a_ring_has_a_hole_and_a_disc_has_none():
 
 def test_every_class_is_drawn_and_the_commonest_is_about_three_times_the_rarest():
     rng = np.random.default_rng(0)
-    counts = Counter(name for _ in range(1000) for name, _ in demo.random_shapes(rng) if name)
+    counts = Counter(name for _ in range(1000) for name, _, _ in demo.random_shapes(rng) if name)
     assert set(counts) == set(demo.CLASS_NAMES)
     assert 2 < counts["disc"] / counts["cross"] < 4
 
 
 def test_every_image_has_an_object_inside_of_it_and_a_distractor():
     rng = np.random.default_rng(0)
-    assert all(any(name is None for name, _ in demo.random_shapes(rng)) for _ in range(50))
+    assert all(any(name is None for name, _, _ in demo.random_shapes(rng)) for _ in range(50))
     for image in images(20):
         assert image.pixels.shape == (160, 200, 3) and image.pixels.dtype == np.uint8
         boxes = np.array([drawn.box for drawn in image.objects])

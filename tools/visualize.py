@@ -1,0 +1,76 @@
+#!/usr/bin/env python
+"""Draw, for some images of a data set, the ground truth, the RoIs that OHEM would mine, and the detections.
+
+    python tools/visualize.py --config-file FILE --dataset NAME --num-images 2 --output FILE.png MODEL.WEIGHTS FILE.pth
+
+The mined RoIs are those that the weights make hard; their images are not trained on here.
+"""
+import argparse
+import sys
+from typing import Dict
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from PIL import Image
+
+from ohem_d2.config import OHEMOptions
+from ohem_d2.data import build_labelled_loader
+from ohem_d2.engine import load_config
+from ohem_d2.mining import select_hard_rois
+from ohem_d2.modeling import inspect_candidates
+from ohem_d2.visualization import draw_boxes, tile
+
+TITLES = ("ground truth", "mined RoIs (grey: background)", "detections")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--dataset", required=True, help="registered name")
+    parser.add_argument("--num-images", type=int, default=2, help="default: 2")
+    parser.add_argument("--score-thresh", type=float, default=0.5, help="of the detections drawn (default 0.5)")
+    parser.add_argument("--output", required=True, help="PNG")
+    parser.add_argument("opts", nargs="*", default=[], help="KEY VALUE overrides")
+    args = parser.parse_args()
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        loader = build_labelled_loader(cfg, args.dataset, args.num_images)
+    except (KeyError, ValueError, OSError) as error:
+        sys.exit(f"visualize.py: {error}")
+    model = build_model(cfg).eval()
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    names = MetadataCatalog.get(args.dataset).thing_classes
+    rows = [_row(cfg, model, x, names, args.score_thresh) for batch in loader for x in batch]
+    Image.fromarray(tile(rows, TITLES)).save(args.output)
+
+
+@torch.no_grad()
+def _row(cfg, model, x: Dict, names, score_thresh: float):
+    image = np.asarray(Image.open(x["file_name"]).convert("RGB"))
+    to_image = torch.tensor([x["width"] / x["image"].shape[2], x["height"] / x["image"].shape[1]] * 2)
+    truth, options = x["instances"], OHEMOptions.from_config(cfg)
+    candidates = inspect_candidates(model, [x])[0].to("cpu")
+    boxes, labels = candidates.proposal_boxes.tensor, candidates.gt_classes
+    hard = select_hard_rois(
+        candidates.losses,
+        boxes,
+        torch.zeros(len(boxes), dtype=torch.long),
+        cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
+        options.nms_thresh,
+        labels if options.nms_per_class else None,
+    )
+    found = model([x])[0]["instances"].to("cpu")
+    found = found[found.scores >= score_thresh]
+    texts = [f"{names[c]} {s:.2f}" for c, s in zip(found.pred_classes.tolist(), found.scores.tolist())]
+    return (
+        draw_boxes(image, truth.gt_boxes.tensor * to_image, truth.gt_classes.tolist(), len(names)),
+        draw_boxes(image, boxes[hard] * to_image, labels[hard].tolist(), len(names), width=1),
+        draw_boxes(image, found.pred_boxes.tensor, found.pred_classes.tolist(), len(names), texts),
+    )
+
+
+if __name__ == "__main__":
+    main()
