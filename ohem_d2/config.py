@@ -1,6 +1,6 @@
 """Every config key of ohem_d2, its meaning and its check."""
 from dataclasses import dataclass, fields
-from typing import Any, Dict, Optional
+from typing import Any, ClassVar, Dict, Optional
 
 from detectron2.config import CfgNode as CN
 
@@ -62,9 +62,59 @@ class OHEMOptions:
         return cls(**{f.name: cfg.MODEL.OHEM[f.name.upper()] for f in fields(cls)})
 
 
+@dataclass(frozen=True)
+class AnchorOHEMOptions:
+    """How the anchors of a dense detector are mined; each field is the key of the same name in its section.
+
+    Raises:
+        ValueError: a value out of its range; names the key, the value and the valid choices.
+    """
+
+    # The section of these keys under MODEL.OHEM.
+    section: ClassVar[str]
+
+    # None: on exactly where the model that the config names mines anchors. True: as None, and an error for one
+    # that cannot. False: such a model trains as its Detectron2 parent does.
+    enabled: Optional[bool] = None
+    # Budget: the number of anchors of one image that are trained on, >= 1.
+    batch_size_per_image: int = 256
+    # IoU in [0, 1] above which the anchor of lower loss is dropped as a duplicate; 1.0 drops none, and skips the step.
+    nms_thresh: float = 0.7
+    # Anchors of highest loss of one image that go into that step, >= BATCH_SIZE_PER_IMAGE; bounds its time.
+    pre_nms_topk: int = 6000
+
+    def __post_init__(self) -> None:
+        budget, topk, name = self.batch_size_per_image, self.pre_nms_topk, self.section
+        _require(0 <= self.nms_thresh <= 1, f"{name}.NMS_THRESH", self.nms_thresh, "a number in [0, 1]")
+        _require(budget >= 1, f"{name}.BATCH_SIZE_PER_IMAGE", budget, "an integer >= 1")
+        _require(topk >= budget, f"{name}.PRE_NMS_TOPK", topk, f"an integer >= BATCH_SIZE_PER_IMAGE, which is {budget}")
+
+    @classmethod
+    def from_config(cls, cfg: CN) -> "AnchorOHEMOptions":
+        """Read the section of this class under ``cfg.MODEL.OHEM``; raises as `OHEMOptions.from_config`."""
+        check_keys(cfg)
+        return cls(**{f.name: cfg.MODEL.OHEM[cls.section][f.name.upper()] for f in fields(cls)})
+
+
+@dataclass(frozen=True)
+class OHEMRPNOptions(AnchorOHEMOptions):
+    """``MODEL.OHEM.RPN``: how the anchors of a region proposal network are mined."""
+
+    section: ClassVar[str] = "RPN"
+
+
+@dataclass(frozen=True)
+class OHEMRetinaNetOptions(AnchorOHEMOptions):
+    """``MODEL.OHEM.RETINANET``: how the anchors of a RetinaNet are mined."""
+
+    section: ClassVar[str] = "RETINANET"
+
+
 def add_ohem_config(cfg: CN) -> None:
     """Add the keys of this project, with their defaults, to a Detectron2 config (in place)."""
-    cfg.MODEL.OHEM = CN(_ohem_defaults())
+    cfg.MODEL.OHEM = CN(_defaults(OHEMOptions))
+    for options in (OHEMRPNOptions, OHEMRetinaNetOptions):
+        cfg.MODEL.OHEM[options.section] = CN(_defaults(options))
 
     # YAML catalogues of data sets to register (see datasets/README.md); paths relative to the working folder.
     cfg.DATASETS.CATALOG = ()
@@ -87,14 +137,22 @@ def check_keys(cfg: CN) -> None:
         raise KeyError("MODEL.ROI_HEADS.OHEM does nothing; set MODEL.ROI_HEADS.NAME to OHEMROIHeads, keys in MODEL.OHEM")
     if "OHEM" not in cfg.MODEL:
         raise KeyError("the config has no section MODEL.OHEM; call ohem_d2.add_ohem_config(cfg) before reading files into it")
-    known = _ohem_defaults()
-    unknown = sorted(set(cfg.MODEL.OHEM) - set(known))
+    sections = {o.section: _defaults(o) for o in (OHEMRPNOptions, OHEMRetinaNetOptions)}
+    _check_section("MODEL.OHEM", cfg.MODEL.OHEM, {**_defaults(OHEMOptions), **sections})
+    for name, known in sections.items():
+        _check_section(f"MODEL.OHEM.{name}", cfg.MODEL.OHEM[name], known)
+
+
+def _check_section(name: str, node: Any, known: Dict[str, Any]) -> None:
+    if not isinstance(node, CN):
+        raise KeyError(f"{name} is {node!r}; valid: a section with the keys {', '.join(known)}")
+    unknown = sorted(set(node) - set(known))
     if unknown:
-        raise KeyError(f"unknown key MODEL.OHEM.{unknown[0]}; valid: {', '.join(known)}")
+        raise KeyError(f"unknown key {name}.{unknown[0]}; valid: {', '.join(known)}")
 
 
-def _ohem_defaults() -> Dict[str, Any]:
-    return {f.name.upper(): f.default for f in fields(OHEMOptions)}
+def _defaults(options: type) -> Dict[str, Any]:
+    return {f.name.upper(): f.default for f in fields(options)}
 
 
 def _require(ok: bool, key: str, value: Any, valid: str) -> None:

@@ -123,7 +123,7 @@ CLASSES: dict[str, tuple[Callable[[], Shape], float, int]] = {
     "cross": (cross, 0.10, 144),
 }
 CLASS_NAMES = tuple(CLASSES)
-HUE_RANGE = 24  # around the mean: neighbouring classes share hues
+HUE_RANGE = 18  # around the mean: the ranges of neighbouring classes touch
 # Each has the hues of the class that it looks like, so that its shape alone tells that it is none.
 DISTRACTORS = (
     (ring, "disc"),

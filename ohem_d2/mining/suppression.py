@@ -24,6 +24,6 @@ def suppress_duplicates(losses: Tensor, boxes: Tensor, groups: Tensor, iou_thres
     """
     boxes = boxes.double()
     if boxes.numel() > 0:
-        span = torch.ceil(boxes.max()) - torch.floor(boxes.min()) + 1
+        span = torch.ceil(boxes.max()) - torch.floor(boxes.min())
         boxes = boxes + (groups.double() * span).unsqueeze(1)
     return nms(boxes, losses.double(), iou_thresh)

@@ -37,7 +37,7 @@ def draw_boxes(
         colour = BACKGROUND if label == num_classes else PALETTE[label % len(PALETTE)]
         draw.rectangle(box, outline=colour, width=width)
         if texts is not None:
-            draw.text((box[0] + width + 1, box[1] + width), texts[i], fill=colour, font=_font(13))
+            draw.text((box[0] + width + 1, box[1] + width), texts[i], fill=colour, font=_font(13), stroke_width=2, stroke_fill=(255, 255, 255))
     return np.asarray(picture)
 
 

@@ -134,6 +134,14 @@ def test_under_autocast_the_trained_weights_still_get_gradients(storage):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in heads.parameters())
 
 
+def test_precisions_of_the_passes_do_not_mix(storage):
+    heads, inputs = build_heads("MODEL.OHEM.READONLY_DTYPE", "float16"), make_inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # autocast caches a cast weight whatever its type
+        losses = [sum(heads(None, *copy.deepcopy(inputs))[1].values()) for _ in range(2)]
+    sum(losses).backward()
+    assert all(p.grad.abs().sum() > 0 for p in heads.parameters())
+
+
 def test_an_overflow_in_half_precision_is_recomputed_in_float32(storage):
     heads, (features, proposals, targets) = build_heads("MODEL.OHEM.READONLY_DTYPE", "float16"), make_inputs()
     with torch.no_grad():
@@ -208,6 +216,23 @@ def test_no_fraction_of_foreground_is_kept(storage):
     trained, _ = heads(None, features, proposals, targets)
     assert all((p.gt_classes < 3).all() and len(p) == 8 for p in trained)
     assert heads.batch_size_per_image == 8 and heads.positive_fraction == 0.0001 and heads.proposal_append_gt
+
+
+def test_naive_leaves_only_the_hard_foreground_to_mask_and_keypoint_heads(storage):
+    mined, _ = build_heads()(None, *make_inputs())
+    naive, _ = build_heads("MODEL.OHEM.NAIVE", "True")(None, *make_inputs())
+    for hard, everything in zip(mined, naive):
+        kept = everything[everything.gt_classes >= 0]
+        assert len(everything) == 42
+        assert sorted(kept.proposal_boxes.tensor.tolist()) == sorted(hard.proposal_boxes.tensor.tolist())
+
+
+@pytest.mark.parametrize("num_objects", [0, 2])
+def test_proposals_have_the_fields_that_the_parent_gives_them(storage, num_objects):
+    inputs = make_inputs(num_objects=num_objects)
+    plain, _ = build_heads("MODEL.ROI_HEADS.NAME", "StandardROIHeads")(None, *copy.deepcopy(inputs))
+    mined, _ = build_heads()(None, *inputs)
+    assert mined[0].get_fields().keys() == plain[0].get_fields().keys()
 
 
 @pytest.mark.parametrize("naive", ["False", "True"])

@@ -1,0 +1,178 @@
+"""Online hard example mining for detectors that train on anchors: what RPN and one-stage detectors share.
+
+Shape letters: N images, R anchors of one image (all levels together), T anchors of one image that go into NMS.
+"""
+from typing import Dict, List, NamedTuple, Optional, Type
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+
+from ..config import AnchorOHEMOptions
+from ..mining import box_iou_losses, encode_boxes, mine_hard_rois, smooth_l1_losses
+from .statistics import write_anchor_statistics
+
+
+class HardAnchors(NamedTuple):
+    """Result of `mine_anchors`."""
+
+    selected: Tensor  # (N, R) bool
+    num_survivors: int  # of NMS, all images together
+
+
+class AnchorOHEMMixin:
+    """Trains a dense detector of Detectron2 on its hard anchors alone.
+
+    Mining is a filter in front of the parent's ``losses``: that method gets the predictions of all anchors, so
+    that the loss of each is known without a second forward pass. The hard ones keep their labels, the others are
+    labelled -1 (ignore), and the parent computes its own losses. State dict and inference are the parent's.
+
+    A subclass says with `anchor_losses` what the loss of one anchor is, with `is_foreground` which labels are
+    objects, and names its parent's family and its options.
+    """
+
+    family: Type[nn.Module]
+    options: Type[AnchorOHEMOptions]
+
+    @configurable
+    def __init__(self, *, ohem: Optional[AnchorOHEMOptions] = None, **kwargs):
+        """
+        Args:
+            ohem: how to mine; None: the defaults.
+            kwargs: the parent's.
+
+        Raises:
+            TypeError: a parent whose anchors cannot be ranked.
+        """
+        super().__init__(**kwargs)
+        self.ohem = ohem if ohem is not None else self.options()
+        self.is_mining = self.ohem.enabled is not False
+        if self.is_mining:
+            self._check_minable()
+
+    @classmethod
+    def from_config(cls, cfg, *args, **kwargs):
+        return {**super().from_config(cfg, *args, **kwargs), "ohem": cls.options.from_config(cfg)}
+
+    def anchor_losses(
+        self,
+        anchors: List[Boxes],
+        pred_logits: List[Tensor],
+        gt_labels: Tensor,
+        pred_anchor_deltas: List[Tensor],
+        gt_boxes: List[Tensor],
+    ) -> Tensor:
+        """Loss of each anchor: what the parent's ``losses`` sums, before it divides the sum.
+
+        Args:
+            anchors, pred_logits, pred_anchor_deltas, gt_boxes: of ``losses``, a list of levels or of images.
+            gt_labels: (N, R).
+
+        Returns:
+            (N, R) float32, >= 0; arbitrary where an anchor is labelled -1.
+        """
+        raise NotImplementedError
+
+    def is_foreground(self, gt_labels: Tensor) -> Tensor:
+        """Which anchors are objects: bool, of the shape of `gt_labels`."""
+        raise NotImplementedError
+
+    @torch.jit.unused
+    def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes) -> Dict[str, Tensor]:
+        """The parent's losses of the hard anchors; arguments and result are the parent's."""
+        if self.is_mining:
+            gt_labels = self._hard_labels(anchors, pred_logits, torch.stack(gt_labels), pred_anchor_deltas, gt_boxes)
+        return super().losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
+
+    @torch.no_grad()
+    def _hard_labels(self, anchors, pred_logits, gt_labels: Tensor, pred_anchor_deltas, gt_boxes) -> List[Tensor]:
+        losses = self.anchor_losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
+        candidates = gt_labels >= 0
+        hard = mine_anchors(losses, Boxes.cat(anchors).tensor, candidates, self.ohem)
+        write_anchor_statistics(
+            f"ohem/{self.ohem.section.lower()}", losses, candidates, self.is_foreground(gt_labels), hard
+        )
+        return list(torch.where(hard.selected, gt_labels, -1).to(gt_labels.dtype))
+
+    def _check_minable(self) -> None:
+        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        if not isinstance(self, self.family):
+            raise TypeError(f"{name} cannot be mined: it does not derive from {self.family.__name__}")
+        if not isinstance(self.box2box_transform, Box2BoxTransform):
+            raise TypeError(
+                f"cannot rank the anchors of {name}, which has {type(self.box2box_transform).__name__}: "
+                "only Box2BoxTransform is known"
+            )
+        parents_losses = super().losses.__func__
+        own_ranking = not type(self).anchor_losses.__module__.startswith(__package__)
+        if parents_losses is not self.family.losses and not own_ranking:
+            raise TypeError(
+                f"cannot rank the anchors of {name}, whose parent has its own losses: give it a method "
+                "`anchor_losses` that returns the loss of each anchor"
+            )
+
+
+@torch.no_grad()
+def mine_anchors(losses: Tensor, anchors: Tensor, candidates: Tensor, options: AnchorOHEMOptions) -> HardAnchors:
+    """Choose the anchors of each image to train on, as `ohem_d2.mining.select_hard_rois` chooses RoIs.
+
+    Only the ``options.pre_nms_topk`` candidates of highest loss go into NMS. That changes no selection but one
+    in which fewer than the budget survive: a box is suppressed by boxes of higher loss alone.
+
+    Args:
+        losses: (N, R) floating point.
+        anchors: (R, 4) XYXY_ABS, the same for all images. NMS takes the anchors, not the boxes predicted for them.
+        candidates: (N, R) bool; no other anchor is selected or suppresses another.
+        options: budget of an image and threshold of NMS.
+
+    Returns:
+        of each image at most ``options.batch_size_per_image`` anchors. Of equal losses the lower index comes first.
+
+    Raises:
+        FloatingPointError: a candidate's loss is not finite; names the images.
+    """
+    ranked = losses.masked_fill(~candidates, float("-inf")).sort(dim=1, descending=True, stable=True).indices
+    ranked = ranked[:, : options.pre_nms_topk]  # (N, T)
+    image_ids = torch.arange(len(losses), device=losses.device).unsqueeze(1).expand_as(ranked)
+    kept = candidates.gather(1, ranked)
+    rows, image_ids = ranked[kept], image_ids[kept]
+    hard = mine_hard_rois(
+        losses[image_ids, rows],
+        anchors[rows],
+        image_ids,
+        options.batch_size_per_image,
+        options.nms_thresh if options.nms_thresh < 1 else None,
+    )
+    selected = torch.zeros_like(candidates)
+    selected[image_ids[hard.selected], rows[hard.selected]] = True
+    return HardAnchors(selected, len(hard.survivors))
+
+
+def anchor_box_losses(
+    model: nn.Module,
+    anchors: List[Boxes],
+    foreground: Tensor,
+    pred_anchor_deltas: List[Tensor],
+    gt_boxes: List[Tensor],
+) -> Tensor:
+    """Box loss of each anchor, with the type, beta and transform that `model` (RPN or RetinaNet) trains with.
+
+    Args:
+        foreground: (N, R) bool.
+        pred_anchor_deltas: per level (N, R_l, 4).
+        gt_boxes: per image (R, 4) XYXY_ABS.
+
+    Returns:
+        (N, R) float32; 0 where an anchor is not foreground.
+    """
+    deltas = torch.cat(pred_anchor_deltas, dim=1)[foreground].float()
+    boxes = Boxes.cat(anchors).tensor.expand(*foreground.shape, 4)[foreground]
+    targets = torch.stack(gt_boxes)[foreground]
+    transform = model.box2box_transform
+    if model.box_reg_loss_type == "smooth_l1":
+        losses = smooth_l1_losses(deltas, encode_boxes(boxes, targets, transform.weights), model.smooth_l1_beta)
+    else:
+        losses = box_iou_losses(model.box_reg_loss_type, transform.apply_deltas(deltas, boxes), targets)
+    return torch.zeros(foreground.shape, device=losses.device).masked_scatter_(foreground, losses)

@@ -1,0 +1,57 @@
+"""Region proposal networks that train on hard anchors."""
+from typing import List
+
+import torch
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
+from detectron2.structures import Boxes
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..config import OHEMRPNOptions
+from .anchors import AnchorOHEMMixin, anchor_box_losses
+
+
+class OHEMRPNMixin(AnchorOHEMMixin):
+    """Trains an RPN on its hard anchors instead of a random sample: ``class Mine(OHEMRPNMixin, TheirRPN)``.
+
+    The loss of an anchor is the cross-entropy of its objectness and, for a positive one, its box loss, weighted
+    as the RPN weights them. There is no fraction of positives, and an anchor that the matcher or the border of
+    the image excludes is no candidate.
+
+    As in the parent, the sum of the losses is divided by the budget, whose key takes the place of
+    ``MODEL.RPN.BATCH_SIZE_PER_IMAGE``: an anchor has the same weight however many are selected.
+    """
+
+    family = RPN
+    options = OHEMRPNOptions
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.is_mining:
+            self.batch_size_per_image = self.ohem.batch_size_per_image
+
+    def _subsample_labels(self, label: Tensor) -> Tensor:
+        return label if self.is_mining else super()._subsample_labels(label)
+
+    def anchor_losses(
+        self,
+        anchors: List[Boxes],
+        pred_logits: List[Tensor],
+        gt_labels: Tensor,
+        pred_anchor_deltas: List[Tensor],
+        gt_boxes: List[Tensor],
+    ) -> Tensor:
+        foreground = self.is_foreground(gt_labels)
+        logits = torch.cat(pred_logits, dim=1).float()  # (N, R)
+        cls_losses = F.binary_cross_entropy_with_logits(logits, foreground.float(), reduction="none")
+        box_losses = anchor_box_losses(self, anchors, foreground, pred_anchor_deltas, gt_boxes)
+        weight = self.loss_weight
+        return cls_losses * weight.get("loss_rpn_cls", 1.0) + box_losses * weight.get("loss_rpn_loc", 1.0)
+
+    def is_foreground(self, gt_labels: Tensor) -> Tensor:
+        return gt_labels == 1
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class OHEMRPN(OHEMRPNMixin, RPN):
+    """Detectron2's RPN, mined."""

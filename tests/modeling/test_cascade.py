@@ -1,0 +1,74 @@
+import pytest
+import torch
+from detectron2.utils.events import get_event_storage
+from ohem_d2 import OHEMOptions
+from ohem_d2.modeling.candidates import candidate_losses, label_candidates
+
+from ..builders import build_heads, make_inputs
+
+CASCADE = ("MODEL.ROI_HEADS.NAME", "OHEMCascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True")
+
+
+def cascade(*opts):
+    return build_heads(*CASCADE, *opts)
+
+
+def ranked_losses(heads, features, proposals, targets):
+    candidates = label_candidates(heads, proposals, targets)
+    return candidate_losses(heads, features, candidates, targets, OHEMOptions())
+
+
+def test_the_loss_of_a_roi_is_the_sum_over_the_stages(storage):
+    """Every RoI alone through the parent cascade: its losses, summed over the stages, are what it is ranked by."""
+    heads, plain = cascade(), build_heads("MODEL.ROI_HEADS.NAME", "CascadeROIHeads", *CASCADE[2:])
+    plain.load_state_dict(heads.state_dict())
+    plain.batch_size_per_image, plain.positive_fraction, plain.proposal_append_gt = 10, 1.0, False
+    features, proposals, targets = make_inputs(num_images=1, num_proposals=12)
+    ranked = ranked_losses(heads, features, proposals, targets)
+    for row in range(12):
+        _, losses = plain(None, features, [proposals[0][row : row + 1]], targets)
+        assert len(losses) == 6
+        torch.testing.assert_close(ranked[row], sum(losses.values()).detach())
+    assert ranked.std() > 0.1
+
+
+def test_a_roi_that_becomes_empty_has_no_loss_in_later_stages(storage):
+    heads, (features, proposals, targets) = cascade(), make_inputs(num_images=1, num_proposals=4)
+    with torch.no_grad():  # the first stage moves every box far to the left, out of the image
+        heads.box_predictor[0].bbox_pred.weight.zero_()
+        heads.box_predictor[0].bbox_pred.bias.copy_(torch.tensor([-100.0, 0.0, 0.0, 0.0]))
+    ranked = ranked_losses(heads, features, proposals, targets)
+    with torch.no_grad():
+        for stage in (1, 2):
+            heads.box_predictor[stage].cls_score.bias.add_(torch.tensor([5.0, 0.0, 0.0, 0.0]))
+    assert torch.equal(ranked_losses(heads, features, proposals, targets), ranked)
+
+
+@pytest.mark.parametrize("chunk", [1, 7])
+def test_chunks_do_not_change_the_losses_of_a_cascade(storage, chunk):
+    heads, (features, proposals, targets) = cascade(), make_inputs()
+    candidates = label_candidates(heads, proposals, targets)
+    whole = candidate_losses(heads, features, candidates, targets, OHEMOptions())
+    parts = candidate_losses(heads, features, candidates, targets, OHEMOptions(readonly_chunk=chunk))
+    torch.testing.assert_close(parts, whole)
+
+
+def test_the_mining_pass_of_a_cascade_writes_no_events(storage):
+    heads, (features, proposals, targets) = cascade(), make_inputs()
+    ranked_losses(heads, features, proposals, targets)
+    assert not get_event_storage().latest()
+    assert heads.training
+
+
+@pytest.mark.parametrize("num_proposals, num_objects", [(0, 0), (0, 2), (5, 0), (40, 2)])
+def test_a_cascade_trains_what_it_selected_once(storage, num_proposals, num_objects):
+    heads = cascade()
+    trained, losses = heads(None, *make_inputs(num_proposals=num_proposals, num_objects=num_objects))
+    sum(losses.values()).backward()
+    assert all(len(p) <= 8 for p in trained) and all(loss.isfinite() for loss in losses.values())
+    assert all(p.grad is not None for p in heads.parameters())
+
+
+def test_naive_is_refused_for_a_cascade():
+    with pytest.raises(ValueError, match="MODEL.OHEM.NAIVE is True; valid for a cascade: False"):
+        cascade("MODEL.OHEM.NAIVE", "True")
