@@ -1,15 +1,14 @@
 """The trainer."""
 import logging
-import os
 from typing import Any, Dict
 
-from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data import build_test_loader, build_train_loader
+from .evaluators import build_evaluator, check_evaluation
 from .hooks import AllRoILoss
 
 logger = logging.getLogger(__name__)
@@ -18,6 +17,14 @@ logger = logging.getLogger(__name__)
 class OHEMTrainer(DefaultTrainer):
     """`DefaultTrainer` with this project's loaders, the evaluator of each data set, and a resume that goes on
     with the optimizer's momentum on every version of Detectron2 (0.6 drops it)."""
+
+    def __init__(self, cfg):
+        """
+        Raises:
+            ValueError, FileNotFoundError: what is trained on or tested with cannot be read; before any training.
+        """
+        check_evaluation(cfg)
+        super().__init__(cfg)
 
     @classmethod
     def build_train_loader(cls, cfg):
@@ -29,17 +36,7 @@ class OHEMTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
-        """The evaluator of the data set's ``evaluator_type``: "pascal_voc" or "coco".
-
-        Raises:
-            ValueError: another type.
-        """
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-        if kind == "pascal_voc":
-            return PascalVOCDetectionEvaluator(dataset_name)
-        if kind == "coco":
-            return COCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
-        raise ValueError(f"data set {dataset_name!r} has evaluator_type {kind!r}; valid: pascal_voc, coco")
+        return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self):
         hooks = super().build_hooks()

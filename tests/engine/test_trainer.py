@@ -102,3 +102,13 @@ def test_an_unknown_evaluator_type_is_named(make_cfg):
     MetadataCatalog.get("other").evaluator_type = "lvis"
     with pytest.raises(ValueError, match="'other' has evaluator_type 'lvis'; valid: pascal_voc, coco"):
         OHEMTrainer.build_evaluator(cfg, "other")
+
+
+@pytest.mark.parametrize("field", ["pose", "truncated", "difficult", "name"])
+def test_annotations_that_cannot_be_evaluated_are_found_before_the_training(make_cfg, tmp_path, field):
+    cfg = make_cfg("unreadable")
+    xml = tmp_path / "voc" / "Annotations" / "000002.xml"
+    xml.write_text(xml.read_text().replace(f"{field}>", "other>"))
+    with pytest.raises(ValueError, match=r"000002.xml"):
+        OHEMTrainer(cfg)
+    assert not list((tmp_path / "unreadable").glob("*.pth"))
