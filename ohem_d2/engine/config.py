@@ -7,11 +7,13 @@ from typing import Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+from fvcore.common.registry import Registry
 
-from ..config import OHEMOptions, add_ohem_config
+from ..config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
 from ..data import register_catalog
-from ..modeling import OHEMMixin
+from ..modeling import OHEMMixin, OHEMRetinaNetMixin, OHEMRPNMixin
 
 logger = logging.getLogger(__name__)
 
@@ -47,20 +49,32 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise KeyError or ValueError for OHEM settings that are wrong or would do nothing."""
-    options = OHEMOptions.from_config(cfg)
-    heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
-    if options.enabled and not issubclass(heads, OHEMMixin):
-        mining = [name for name, heads in ROI_HEADS_REGISTRY if issubclass(heads, OHEMMixin)]
-        raise ValueError(
-            f"MODEL.OHEM.ENABLED is True but MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME!r}, which cannot "
-            f"mine; valid: {', '.join(mining)}"
-        )
+    heads, generator, architecture = cfg.MODEL.ROI_HEADS, cfg.MODEL.PROPOSAL_GENERATOR, cfg.MODEL.META_ARCHITECTURE
+    ROI_HEADS_REGISTRY.get(heads.NAME)
+    for section, options, mixin, key, name, registry in (
+        ("", OHEMOptions, OHEMMixin, "ROI_HEADS.NAME", heads.NAME, ROI_HEADS_REGISTRY),
+        (".RPN", OHEMRPNOptions, OHEMRPNMixin, "PROPOSAL_GENERATOR.NAME", generator.NAME, PROPOSAL_GENERATOR_REGISTRY),
+        (".RETINANET", OHEMRetinaNetOptions, OHEMRetinaNetMixin, "META_ARCHITECTURE", architecture, META_ARCH_REGISTRY),
+    ):
+        if options.from_config(cfg).enabled:
+            _check_mines(section, mixin, key, name, registry)
+    if cfg.SOLVER.ACCUMULATE < 1:
+        raise ValueError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; valid: an integer >= 1")
     if cfg.TEST.ROI_LOSS.PERIOD < 0 or cfg.TEST.ROI_LOSS.NUM_IMAGES < 1:
         raise ValueError(
             f"TEST.ROI_LOSS has PERIOD {cfg.TEST.ROI_LOSS.PERIOD} and NUM_IMAGES {cfg.TEST.ROI_LOSS.NUM_IMAGES}; "
             "valid: PERIOD >= 0, NUM_IMAGES >= 1"
         )
     _check_writable(cfg.OUTPUT_DIR)
+
+
+def _check_mines(section: str, mixin: type, key: str, name: str, registry: Registry) -> None:
+    mining = [known for known, cls in registry if isinstance(cls, type) and issubclass(cls, mixin)]
+    if name not in mining:
+        raise ValueError(
+            f"MODEL.OHEM{section}.ENABLED is True but MODEL.{key} is {name!r}, which cannot mine; "
+            f"valid: {', '.join(mining)}"
+        )
 
 
 def _merge(cfg: CfgNode, source: str, merge) -> None:

@@ -8,6 +8,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data import build_test_loader, build_train_loader
+from .accumulation import AccumulatingTrainer
 from .evaluators import build_evaluator, check_evaluation
 from .hooks import AllRoILoss
 
@@ -25,6 +26,10 @@ class OHEMTrainer(DefaultTrainer):
         """
         check_evaluation(cfg)
         super().__init__(cfg)
+        if cfg.SOLVER.ACCUMULATE > 1:
+            self._trainer = AccumulatingTrainer(
+                self.model, self.data_loader, self.optimizer, cfg.SOLVER.ACCUMULATE, cfg.SOLVER.AMP.ENABLED
+            )
 
     @classmethod
     def build_train_loader(cls, cfg):

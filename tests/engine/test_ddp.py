@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from ohem_d2.engine.accumulation import AccumulatingTrainer
 from torch.nn.parallel import DistributedDataParallel
 
 from ..builders import random_boxes, tiny_cfg
@@ -94,6 +95,27 @@ def test_two_processes_train_as_one_does_over_the_same_images(tmp_path):
             (ours,), theirs = two[image]["selected"][step], one["selected"][step][image]
             assert len(ours) == 8
             assert sorted(ours.tolist()) == sorted(theirs.tolist())
+    for name, value in one["weights"].items():
+        for rank in range(2):
+            torch.testing.assert_close(two[rank]["weights"][name], value, rtol=1e-4, atol=1e-6)
+
+
+def two_batches_an_iteration(rank):
+    model = DistributedDataParallel(new_model())
+    loader = [[batch(step, rank)] for step in range(2 * STEPS)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    trainer = AccumulatingTrainer(model, loader, optimizer, num_batches=2, amp=False)
+    with EventStorage():
+        for trainer.iter in range(STEPS):
+            trainer.run_step()
+    return {"weights": model.module.state_dict()}
+
+
+@pytest.mark.slow
+def test_accumulation_in_two_processes_trains_as_one_process_on_all_the_images(tmp_path):
+    two = in_two_processes(two_batches_an_iteration, tmp_path)
+    batches = [[batch(2 * step + i, image) for i in range(2) for image in range(2)] for step in range(STEPS)]
+    one = train(new_model(), batches)
     for name, value in one["weights"].items():
         for rank in range(2):
             torch.testing.assert_close(two[rank]["weights"][name], value, rtol=1e-4, atol=1e-6)

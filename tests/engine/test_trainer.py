@@ -76,6 +76,32 @@ def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_checkpoint(make
     assert trainer.checkpointer.get_checkpoint_file().endswith("model_0000001.pth")
 
 
+def test_accumulated_batches_train_as_one_big_batch(make_cfg):
+    """Both images in one batch, or one after the other: the loader's order is the same, b = 8 RoIs come from each."""
+    # Batch normalisation sees each batch by itself, so it is frozen here.
+    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "DATALOADER.ASPECT_RATIO_GROUPING", "False"]
+    big = train(make_cfg("big", *opts))
+    small = train(make_cfg("small", *opts, "SOLVER.IMS_PER_BATCH", "1", "SOLVER.ACCUMULATE", "2"))
+    for name, value in big.items():
+        torch.testing.assert_close(small[name], value, rtol=1e-6, atol=1e-6)
+
+
+def test_a_number_of_batches_out_of_range_is_named(make_cfg):
+    with pytest.raises(ValueError, match="SOLVER.ACCUMULATE is 0; valid: an integer >= 1"):
+        make_cfg("none", "SOLVER.ACCUMULATE", "0")
+
+
+@pytest.mark.parametrize("accumulate", ["1", "2"])
+def test_a_checkpoint_has_the_optimizers_momentum(make_cfg, accumulate):
+    trainer = OHEMTrainer(make_cfg("momentum", "SOLVER.ACCUMULATE", accumulate, "SOLVER.MAX_ITER", "2"))
+    trainer.train()
+    resumed = OHEMTrainer(make_cfg("momentum", "SOLVER.ACCUMULATE", accumulate))
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    for a, b in zip(trainer.optimizer.state.values(), resumed.optimizer.state.values(), strict=True):
+        assert torch.equal(a["momentum_buffer"], b["momentum_buffer"])
+
+
 @pytest.mark.parametrize("heads", ["OHEMROIHeads", "StandardROIHeads"])
 def test_the_loss_over_all_rois_is_measured_alike_for_mined_and_plain_heads(make_cfg, heads):
     opts = ["MODEL.ROI_HEADS.NAME", heads, "TEST.ROI_LOSS.PERIOD", "4", "SOLVER.BASE_LR", "0.0", "SOLVER.WEIGHT_DECAY", "0.0"]

@@ -332,3 +332,16 @@ def test_anyones_heads_are_mined_by_one_line(storage):
 def test_the_names_are_registered():
     assert ROI_HEADS_REGISTRY.get("OHEMROIHeads") is OHEMROIHeads
     assert type(build_roi_heads(tiny_cfg(), SHAPES)) is OHEMROIHeads
+
+
+def test_a_compiled_box_head_is_mined_as_an_eager_one(storage):
+    inputs = make_inputs()
+    eager, compiled = build_heads(), build_heads()
+    compiled.box_head.compile(backend="eager")
+    losses, gradients = losses_and_gradients(eager, inputs)
+    compiled_losses, compiled_gradients = losses_and_gradients(compiled, inputs)
+    for name, loss in losses.items():
+        torch.testing.assert_close(compiled_losses[name], loss)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(compiled_gradients[name], gradient, rtol=1e-4, atol=1e-6)
+    assert list(compiled.state_dict()) == list(eager.state_dict())

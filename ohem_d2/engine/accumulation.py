@@ -1,0 +1,57 @@
+"""Gradient accumulation: one step of the optimizer for several batches."""
+import time
+from collections import Counter
+from contextlib import nullcontext
+
+import torch
+from detectron2.engine import SimpleTrainer
+from torch.nn.parallel import DistributedDataParallel
+
+
+class AccumulatingTrainer(SimpleTrainer):
+    """`SimpleTrainer` and `AMPTrainer` in one, whose iteration takes the mean gradient of several batches.
+
+    Where every batch trains on as many RoIs as the others, it is the gradient of all their images in one batch.
+    Under DDP the gradients are exchanged once an iteration.
+    """
+
+    def __init__(self, model, data_loader, optimizer, num_batches: int, amp: bool):
+        """
+        Args:
+            num_batches: batches to an iteration (``SOLVER.ACCUMULATE``).
+            amp: train under CUDA's autocast, with loss scaling.
+        """
+        super().__init__(model, data_loader, optimizer)
+        self.num_batches = num_batches
+        self.amp = amp
+        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=amp)
+        self._batches = iter(data_loader)
+
+    def run_step(self) -> None:
+        assert self.model.training, "the model was changed to eval mode"
+        self.optimizer.zero_grad()
+        mean_losses, data_time = Counter(), 0.0
+        for i in range(self.num_batches):
+            start = time.perf_counter()
+            batch = next(self._batches)
+            data_time += time.perf_counter() - start
+            with self._exchange_of_gradients(last=i == self.num_batches - 1):
+                with torch.autocast("cuda", enabled=self.amp):
+                    losses = {name: loss / self.num_batches for name, loss in self.model(batch).items()}
+                self.grad_scaler.scale(sum(losses.values())).backward()
+            mean_losses.update({name: loss.detach() for name, loss in losses.items()})
+        self._write_metrics(mean_losses, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _exchange_of_gradients(self, last: bool):
+        exchanges = isinstance(self.model, DistributedDataParallel)
+        return self.model.no_sync() if exchanges and not last else nullcontext()
+
+    def state_dict(self):
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict) -> None:
+        super().load_state_dict(state_dict)
+        if self.amp and "grad_scaler" in state_dict:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
