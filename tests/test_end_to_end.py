@@ -1,4 +1,5 @@
 """The real scripts, as a user runs them, each in a process of its own."""
+import inspect
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from detectron2.engine.defaults import create_ddp_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,3 +110,26 @@ def test_arms_are_trained_once_and_compared(folder):
     refused = subprocess.run(command("tools/run_arms.py", *args), cwd=folder, capture_output=True, text=True)
     assert refused.returncode == 1
     assert "TEST.DETECTIONS_PER_IMAGE is 100 for heuristic and 2000 for ohem" in refused.stderr
+
+
+def test_coco_data_of_a_catalogue_is_trained_on_and_evaluated_as_coco(folder, real_data):
+    (folder / "coco.yaml").write_text(
+        f"sample: {{format: coco, root: {real_data}/voc_sample, splits: [trainval], "
+        "annotations: 'instances_{split}.json', images: JPEGImages}\n"
+    )
+    out = run(
+        folder, "train_net.py", *train_args("coco", "DATASETS.CATALOG", "('coco.yaml',)", "DATASETS.TRAIN", "('sample_trainval',)",
+        "DATASETS.TEST", "('sample_trainval',)", "MODEL.ROI_HEADS.NUM_CLASSES", 20, "SOLVER.MAX_ITER", 2,
+        "MODEL.LOAD_PROPOSALS", False, "MODEL.PROPOSAL_GENERATOR.NAME", "RPN", "MODEL.RPN.IN_FEATURES", "['res3']",
+        "MODEL.ANCHOR_GENERATOR.SIZES", "[[32, 64]]", "MODEL.RPN.POST_NMS_TOPK_TEST", 10),
+    )  # fmt: skip
+    assert "copypaste: AP,AP50,AP75,APs,APm,APl" in out
+
+
+@pytest.mark.skipif(
+    "is_cuda" not in inspect.getsource(create_ddp_model), reason="this Detectron2 cannot wrap a CPU model in DDP"
+)
+def test_two_processes_train_on_cpu(folder):
+    out = run(folder, "train_net.py", "--num-gpus", 2, *train_args("two", "SOLVER.MAX_ITER", 2, "DATASETS.TEST", "()"))
+    assert "World size: 2" in out
+    assert (folder / "two" / "model_final.pth").exists()
