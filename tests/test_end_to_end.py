@@ -105,8 +105,8 @@ def test_arms_are_trained_once_and_compared(folder):
     assert run(folder, "tools/run_arms.py", *args) == table
     assert {p: os.stat(p).st_mtime_ns for p in (folder / "arms").rglob("model_final.pth")} == stamps
 
-    config = folder / "arms" / "ohem" / "seed1" / "config.yaml"
-    config.write_text(config.read_text().replace("DETECTIONS_PER_IMAGE: 100", "DETECTIONS_PER_IMAGE: 2000"))
+    result = folder / "arms" / "ohem" / "seed1" / "result.json"
+    result.write_text(result.read_text().replace('DETECTIONS_PER_IMAGE": 100', 'DETECTIONS_PER_IMAGE": 2000'))
     refused = subprocess.run(command("tools/run_arms.py", *args), cwd=folder, capture_output=True, text=True)
     assert refused.returncode == 1
     assert "TEST.DETECTIONS_PER_IMAGE is 100 for heuristic and 2000 for ohem" in refused.stderr

@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from run_arms import ROOT, run_arms, write_table
+from render_tables import render_table
+from run_arms import ROOT, run_arms
 
 DATA, OUTPUT = Path("datasets/demo"), Path("output/demo")
 ARMS = ("configs/demo/heuristic.yaml", "configs/demo/ohem.yaml")
@@ -22,7 +23,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.time()
     subprocess.run([sys.executable, str(ROOT / "datasets/prepare_demo.py"), "--output", str(DATA)], check=True)
-    table = write_table(run_arms(ARMS, [0], OUTPUT, jobs=2), OUTPUT)
+    table = render_table(run_arms(ARMS, [0], OUTPUT, jobs=2))
     print(f"\n{table}\n")
     print(f"Images, annotations, proposals: {DATA}\nCheckpoints, logs, metrics:     {OUTPUT}/{{heuristic,ohem}}/seed0")
     print(f"Figures of the runs:            {OUTPUT}/results.json\nDone in {time.time() - start:.0f} s.")

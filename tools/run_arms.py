@@ -4,13 +4,14 @@
     python tools/run_arms.py --arms configs/BCCD/fast_rcnn_*.yaml --seeds 0 1 2 3 4 --output output/bccd [KEY VALUE ...]
 
 Each run is ``train_net.py`` in a folder of its own, OUTPUT/ARM/seedN. What is done is skipped, what was stopped
-is resumed. OUTPUT/results.json holds the figures of every run, OUTPUT/table.md the table rendered from it. Arms
-whose test settings differ are refused.
+is resumed. OUTPUT/results.json holds the figures of every run; arms whose test settings differ get no table.
 """
 import argparse
 import json
 import logging
+import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -24,20 +25,12 @@ import numpy
 import torch
 import torchvision
 import yaml
-from scipy.stats import t as student_t
+
+from render_tables import render_table
 
 ROOT = Path(__file__).resolve().parent.parent
 logger = logging.getLogger("run_arms")
 
-# Column of the table: what it shows, from the figures of one run.
-COLUMNS = {
-    "AP": "bbox/AP",
-    "AP50": "bbox/AP50",
-    "AP75": "bbox/AP75",
-    "mean loss over all RoIs": "ohem/all_roi_loss",
-    "trained fg : bg": "fg_per_bg",
-    "s / iteration": "seconds_per_iteration",
-}
 # What both arms of a comparison must share.
 TEST_SETTINGS = ("TEST.DETECTIONS_PER_IMAGE", "TEST.AUG", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "DATASETS.TEST",
                  "MODEL.ROI_HEADS.NMS_THRESH_TEST", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST",
@@ -55,7 +48,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         runs = run_arms(args.arms, args.seeds, args.output, args.jobs, args.opts)
-        print(write_table(runs, args.output))
+        print(render_table(runs))
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"run_arms.py: {error}")
 
@@ -83,25 +76,6 @@ def run_arms(
     return runs
 
 
-def write_table(runs: Sequence[Dict[str, Any]], output: Path) -> str:
-    """Render OUTPUT/table.md from the runs.
-
-    Raises:
-        ValueError: runs whose test settings differ.
-    """
-    _check_equal_tests(runs, output)
-    lines = ["| arm | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for arm in dict.fromkeys(run["arm"] for run in runs):
-        of_arm = [run for run in runs if run["arm"] == arm]
-        cells = [_cell([run["figures"].get(key) for run in of_arm]) for key in COLUMNS.values()]
-        lines.append(f"| {arm} | {len(of_arm)} | " + " | ".join(cells) + " |")
-    environment = runs[0]["environment"]
-    lines += ["", "Mean ± 95% interval of the mean over seeds (Student's t); one seed has no interval.",
-              "", f"Hardware and versions: {', '.join(f'{k} {v}' for k, v in environment.items())}."]  # fmt: skip
-    (output / "table.md").write_text("\n".join(lines) + "\n")
-    return "\n".join(lines)
-
-
 def _run(arm: str, seed: int, output: Path, opts: Sequence[str]) -> Dict[str, Any]:
     folder = output / Path(arm).stem / f"seed{seed}"
     result = folder / "result.json"
@@ -122,7 +96,8 @@ def _run(arm: str, seed: int, output: Path, opts: Sequence[str]) -> Dict[str, An
         raise RuntimeError(f"{folder} failed with exit status {code}; see {folder}/console.txt")
     run = {"arm": Path(arm).stem, "seed": seed, "options": options, "folder": f"{Path(arm).stem}/seed{seed}",
            "command": " ".join(["python train_net.py --config-file", arm, "SEED", str(seed), *opts]),
-           "environment": _environment(), "figures": _figures(folder / "metrics.json")}  # fmt: skip
+           "test_settings": _test_settings(folder / "config.yaml"), "environment": _environment(),
+           "figures": _figures(folder / "metrics.json")}  # fmt: skip
     result.write_text(json.dumps(run, indent=1) + "\n")
     return run
 
@@ -139,35 +114,21 @@ def _figures(metrics: Path) -> Dict[str, float]:
     return figures
 
 
-def _cell(values: Sequence[Any]) -> str:
-    if not values or any(v is None for v in values):
-        return ""
-    mean = f"{statistics.mean(values):.{1 if max(values) > 10 else 3}f}"
-    if len(values) == 1:
-        return mean
-    half = student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean} ± {half:.{1 if max(values) > 10 else 3}f}"
-
-
-def _check_equal_tests(runs: Sequence[Dict[str, Any]], output: Path) -> None:
-    seen: Dict[str, Any] = {}
-    for run in runs:
-        config = yaml.safe_load((output / run["folder"] / "config.yaml").read_text())
-        for key in TEST_SETTINGS:
-            value = config
-            for name in key.split("."):
-                value = value[name]
-            first = seen.setdefault(key, (value, run["arm"]))
-            if first[0] != value:
-                raise ValueError(
-                    f"no table: {key} is {first[0]!r} for {first[1]} and {value!r} for {run['arm']}; arms must be tested alike"
-                )
+def _test_settings(config: Path) -> Dict[str, Any]:
+    """How a run was tested, from the config.yaml that it saved."""
+    settings = {}
+    for key in TEST_SETTINGS:
+        value = yaml.safe_load(config.read_text())
+        for name in key.split("."):
+            value = value[name]
+        settings[key] = value
+    return settings
 
 
 def _environment() -> Dict[str, str]:
     cuda = torch.cuda.is_available()
     return {
-        "device": torch.cuda.get_device_name() if cuda else f"CPU ({platform.machine()}, {torch.get_num_threads()} thread(s))",
+        "device": torch.cuda.get_device_name() if cuda else _cpu(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -175,6 +136,12 @@ def _environment() -> Dict[str, str]:
         "numpy": numpy.__version__,
         "opencv": cv2.__version__,
     }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return f"{names[0] if names else platform.machine()} ({os.cpu_count()} cores, {torch.get_num_threads()} thread(s) a run)"
 
 
 if __name__ == "__main__":

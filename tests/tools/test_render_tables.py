@@ -1,0 +1,61 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def render_table(load_script):
+    return load_script("tools/render_tables.py").render_table
+
+
+def a_run(arm, ap50, detections=100):
+    return {
+        "arm": arm, "figures": {"bbox/AP50": ap50, "fg_per_bg": 0.5}, "environment": {"torch": "2"},
+        "test_settings": {"TEST.DETECTIONS_PER_IMAGE": detections},
+    }  # fmt: skip
+
+
+def row(table, arm):
+    return [cell.strip() for cell in next(line for line in table.splitlines() if line.startswith(f"| {arm}")).split("|")]
+
+
+def test_a_cell_is_the_mean_and_students_interval_over_seeds(render_table):
+    # 80, 82, 84: mean 82, standard deviation 2, t(0.975, 2) = 4.303: 4.303 * 2 / sqrt 3 = 4.97.
+    table = render_table([a_run("ohem", v) for v in (80, 82, 84)])
+    assert row(table, "ohem")[2:5] == ["3", "", "82.0 ± 5.0"]
+
+
+def test_one_seed_has_no_interval_and_what_was_not_measured_stays_empty(render_table):
+    cells = row(render_table([a_run("ohem", 80)]), "ohem")
+    assert cells[2:5] == ["1", "", "80.0"] and cells[6] == ""
+
+
+def test_arms_that_were_tested_differently_get_no_table(render_table):
+    with pytest.raises(ValueError, match="TEST.DETECTIONS_PER_IMAGE is 100 for plain and 2000 for ohem"):
+        render_table([a_run("plain", 80), a_run("ohem", 84, detections=2000)])
+
+
+def test_the_tables_of_the_documents_are_what_their_results_say(load_script):
+    render_file = load_script("tools/render_tables.py").render_file
+    for name in ("README.md", "MODEL_ZOO.md"):
+        text = (ROOT / name).read_text()
+        assert "<!-- table: " in text
+        assert render_file(ROOT / name) == text, f"run tools/render_tables.py {name}"
+
+
+def test_a_stale_table_is_rendered_or_reported(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps([a_run("ohem", 80)]))
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table: results.json -->\nold\n<!-- end of table -->\nafter\n")
+    script = [sys.executable, str(ROOT / "tools/render_tables.py"), str(page)]
+    assert "not up to date" in subprocess.run([*script, "--check"], capture_output=True, text=True).stderr
+    subprocess.run(script, check=True)
+    assert subprocess.run([*script, "--check"]).returncode == 0
+    text = page.read_text()
+    assert text.startswith("before\n<!-- table: results.json -->\n| arm |") and text.endswith("<!-- end of table -->\nafter\n")
+    assert "old" not in text
