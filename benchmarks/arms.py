@@ -1,0 +1,158 @@
+"""The models, arms and synthetic inputs of the training-step benchmark."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, List, Tuple
+
+import torch
+from detectron2 import model_zoo
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads, StandardROIHeads
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+import ohem_d2
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Model:
+    config: str  # file of this project, or of Detectron2's model zoo
+    size: Tuple[int, int]  # of the images, (H, W)
+    budget: int  # b
+    heads: str = "ROIHeads"
+
+
+MODELS: Dict[str, Model] = {
+    "vgg16": Model("configs/Base-FastRCNN-VGG16.yaml", (600, 1000), 64),
+    "r50-fpn": Model("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", (800, 1333), 512),
+    "r50-c4": Model("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml", (800, 1333), 512, "Res5ROIHeads"),
+    "small": Model("configs/Base-FastRCNN-small.yaml", (240, 320), 64),
+}
+
+
+class _FixedRatioMixin(ohem_d2.OHEMMixin):
+    """mmdetection's method: per image, the foreground and the background of highest classification loss, one in four."""
+
+    def _mine(self, losses, candidates) -> List[torch.Tensor]:
+        chosen = []
+        for of_image, classes in zip(losses.split([len(c) for c in candidates]), [c.gt_classes for c in candidates]):
+            foreground = (classes < self.num_classes).nonzero().squeeze(1)
+            background = (classes == self.num_classes).nonzero().squeeze(1)
+            num_fg = min(len(foreground), self.batch_size_per_image // 4)
+            num_bg = min(len(background), self.batch_size_per_image - num_fg)
+            chosen.append(torch.cat([
+                foreground[of_image[foreground].topk(num_fg).indices], background[of_image[background].topk(num_bg).indices]
+            ]))  # fmt: skip
+        return chosen
+
+
+@ROI_HEADS_REGISTRY.register()
+class FixedRatioROIHeads(_FixedRatioMixin, StandardROIHeads):
+    pass
+
+
+@ROI_HEADS_REGISTRY.register()
+class FixedRatioRes5ROIHeads(_FixedRatioMixin, Res5ROIHeads):
+    pass
+
+
+def _standard(cfg, heads: str) -> None:
+    cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads" if heads == "ROIHeads" else heads
+
+
+def _mined(**options) -> Callable:
+    def change(cfg, heads: str) -> None:
+        cfg.MODEL.ROI_HEADS.NAME = f"OHEM{heads}"
+        for key, value in options.items():
+            cfg.MODEL.OHEM[key] = value
+
+    return change
+
+
+def _fixed_ratio(cfg, heads: str) -> None:
+    cfg.MODEL.ROI_HEADS.NAME = f"FixedRatio{heads}"
+    cfg.MODEL.OHEM.RANK_BY = "cls"
+
+
+def _all_rois(cfg, heads: str) -> None:
+    _standard(cfg, heads)
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION = 10**6, 1.0
+
+
+ARMS: Dict[str, Callable] = {
+    "standard": _standard,
+    "ohem": _mined(),
+    "ohem float32": _mined(READONLY_DTYPE="float32"),
+    "ohem naive": _mined(NAIVE=True),
+    "fixed ratio, cls only": _fixed_ratio,
+    "all RoIs": _all_rois,
+}
+
+
+class Arm:
+    """A model with its optimizer."""
+
+    def __init__(self, model, amp: bool):
+        self.model, self.amp = model, amp
+        self.optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-5, momentum=0.9)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=amp and model.device.type == "cuda")
+
+    def step(self, batch) -> Callable[[], None]:
+        self.model.given = [x["proposals"] for x in batch]
+
+        def run() -> None:
+            with EventStorage():
+                self.optimizer.zero_grad()
+                with torch.autocast(self.model.device.type, enabled=self.amp):
+                    loss = sum(self.model(batch).values())
+                self.scaler.scale(loss).backward()
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+
+        run.model = self.model
+        return run
+
+
+def build_arm(name: str, args) -> Arm:
+    model = MODELS[args.model]
+    cfg = get_cfg()
+    ohem_d2.add_ohem_config(cfg)
+    file = ROOT / model.config
+    cfg.merge_from_file(str(file) if file.exists() else model_zoo.get_config_file(model.config))
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = args.device, ""
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, cfg.MODEL.ROI_HEADS.NUM_CLASSES = model.budget, args.classes
+    ARMS[name](cfg, model.heads)
+    torch.manual_seed(0)
+    built = build_model(cfg).train()
+    if built.proposal_generator is not None:  # the RPN does its work, and the given proposals take the place of its own
+        predict = built.proposal_generator.predict_proposals
+        built.proposal_generator.predict_proposals = lambda *a, **k: (predict(*a, **k), built.given)[1]
+    return Arm(built, args.precision == "amp")
+
+
+def make_batch(args):
+    """Images of noise; a quarter of the proposals near one of eight objects, the others anywhere."""
+    height, width = args.size or MODELS[args.model].size
+    generator = torch.Generator().manual_seed(0)
+    batch = []
+    for _ in range(args.images):
+        objects = _boxes(8, height, width, generator)
+        near = objects.repeat(args.proposals // 32 + 1, 1)[: args.proposals // 4]
+        near = near + (torch.rand(near.shape, generator=generator) - 0.5) * 0.4 * (near[:, 2:] - near[:, :2]).repeat(1, 2)
+        boxes = torch.cat([near, _boxes(args.proposals - len(near), height, width, generator)])
+        proposals = Instances((height, width), proposal_boxes=Boxes(boxes), objectness_logits=torch.zeros(len(boxes)))
+        proposals.proposal_boxes.clip((height, width))
+        truth = Instances((height, width), gt_boxes=Boxes(objects), gt_classes=torch.arange(8) % args.classes)
+        image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+        batch.append({"image": image.to(args.device), "instances": truth.to(args.device),
+                      "proposals": proposals.to(args.device), "height": height, "width": width})  # fmt: skip
+    return batch
+
+
+def _boxes(number: int, height: int, width: int, generator) -> torch.Tensor:
+    extent = torch.tensor([float(width), float(height)])
+    sizes = extent * (0.05 + 0.35 * torch.rand(number, 2, generator=generator))
+    corners = (extent - sizes) * torch.rand(number, 2, generator=generator)
+    return torch.cat([corners, corners + sizes], dim=1)

@@ -1,0 +1,173 @@
+"""Time, memory, operations and host syncs of a training iteration."""
+import os
+import platform
+import re
+import statistics
+import time
+import warnings
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+from unittest import mock
+
+import detectron2
+import torch
+import torchvision
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import ohem_d2
+
+# Operations whose result the host has to wait for, as an answer or as a size.
+SYNCING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "torchvision::nms")
+
+# The stages of mining: name -> the function that is one, as (module, attribute).
+STAGES = {
+    "label": ("ohem_d2.modeling.mixin", "label_candidates"),
+    "read-only pass": ("ohem_d2.modeling.mixin", "candidate_losses"),
+    "select": ("ohem_d2.modeling.mixin", "mine_hard_rois"),
+    "statistics": ("ohem_d2.modeling.mixin", "write_mining_statistics"),
+}
+
+
+def synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def time_in_turns(steps: Dict[str, Callable], device: str, repeats: int, warmup: int) -> Dict[str, Dict[str, Any]]:
+    """Milliseconds of each step, by CUDA events on a GPU; the steps take turns, so that a drift hits all alike.
+
+    Returns:
+        for each step ``ms`` (median) and ``spread`` (10th and 90th percentile).
+    """
+    for _ in range(warmup):
+        for step in steps.values():
+            step()
+    times: Dict[str, List[float]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            times[name].append(_milliseconds(step, device))
+    return {name: {"ms": statistics.median(ms), "spread": _spread(ms)} for name, ms in times.items()}
+
+
+def _milliseconds(step: Callable, device: str) -> float:
+    synchronize(device)
+    if not device.startswith("cuda"):
+        start = time.perf_counter()
+        step()
+        return 1000 * (time.perf_counter() - start)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    step()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def _spread(values: List[float]) -> List[float]:
+    ordered = sorted(values)
+    return [ordered[int(q * (len(ordered) - 1))] for q in (0.1, 0.9)]
+
+
+def peak_memory(step: Callable, device: str) -> Dict[str, Any]:
+    """MiB above what lies on the device between two iterations: the peak of one iteration.
+
+    On CUDA as the allocator counts, and ``reserved MiB``; on CPU by PyTorch's profiler.
+    """
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        synchronize(device)
+        peak = torch.cuda.max_memory_allocated() - before
+        return {"memory MiB": peak / 2**20, "reserved MiB": torch.cuda.max_memory_reserved() / 2**20}
+    return {"memory MiB": peak_cpu_bytes(step) / 2**20}
+
+
+def peak_cpu_bytes(run: Callable) -> int:
+    """Peak of the bytes that PyTorch's CPU allocator holds during `run`, above those before it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    peak = now = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+class OperationCounter(TorchDispatchMode):
+    """Counts the ATen and torchvision operations that run inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts: Counter = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func._schema.name] += 1
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def num_syncing(self) -> int:
+        return sum(self.counts[name] for name in SYNCING)
+
+
+def count_operations(step: Callable, device: str) -> Dict[str, int]:
+    """``ATen calls`` and host ``syncs`` of an iteration: on CUDA those that it reports, on CPU those that it would."""
+    with OperationCounter() as counter:
+        step()
+    syncs = counter.num_syncing
+    if device.startswith("cuda"):
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        syncs = sum("synchroniz" in str(w.message) for w in caught)
+    return {"ATen calls": sum(counter.counts.values()), "syncs": syncs}
+
+
+def stage_times(step: Callable, device: str, repeats: int = 5) -> Dict[str, float]:
+    """Mean milliseconds of the stages of mining, each with a wait before and after, so for the shares alone."""
+    spent: Counter = Counter()
+    with ExitStack() as stack:
+        for stage, (module, name) in STAGES.items():
+            stack.enter_context(_timed(module, name, stage, spent, device))
+        for _ in range(repeats):
+            spent["whole step"] += _milliseconds(step, device)
+    return {stage: ms / repeats for stage, ms in spent.items()}
+
+
+@contextmanager
+def _timed(module: str, name: str, stage: str, spent: Counter, device: str):
+    original = getattr(__import__(module, fromlist=[name]), name)
+
+    def timed(*args, **kwargs):
+        synchronize(device)
+        start = time.perf_counter()
+        result = original(*args, **kwargs)
+        synchronize(device)
+        spent[stage] += 1000 * (time.perf_counter() - start)
+        return result
+
+    with mock.patch(f"{module}.{name}", timed):
+        yield
+
+
+def environment() -> Dict[str, str]:
+    """Hardware and versions, for a results file."""
+    info = Path("/proc/cpuinfo")
+    cpus = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "cpu": f"{cpus[0] if cpus else platform.machine()} ({os.cpu_count()} cores, {torch.get_num_threads()} thread(s))",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "detectron2": detectron2.__version__,
+        "ohem_d2": ohem_d2.__version__,
+    }
