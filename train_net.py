@@ -3,36 +3,42 @@
 
     python train_net.py --config-file configs/BCCD/fast_rcnn_ohem.yaml [--num-gpus N] [KEY VALUE ...]
     python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/model_final.pth
+    python train_net.py --config-file configs/lazy/demo_faster_rcnn_ohem.py [KEY=VALUE ...]
+
+A config that ends in .py is a LazyConfig; its weights are train.init_checkpoint.
 """
 import logging
 import sys
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ohem_d2.engine import OHEMTrainer, load_config
+from ohem_d2.engine import LazyTrainer, OHEMTrainer, load_config, load_lazy_config
 
 logger = logging.getLogger("ohem_d2.train_net")
 
 
 def main(args):
     try:
-        cfg = load_config(args.config_file, args.opts)
-        default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="ohem_d2")
-        logger.info("Running on %s", cfg.MODEL.DEVICE)
-        if args.eval_only:
-            model = OHEMTrainer.build_model(cfg)
-            DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        if args.config_file.endswith(".py"):
+            trainer_class, cfg = LazyTrainer, load_lazy_config(args.config_file, args.opts)
+            output_dir, device = cfg.train.output_dir, cfg.train.device
         else:
-            trainer = OHEMTrainer(cfg)
+            trainer_class, cfg = OHEMTrainer, load_config(args.config_file, args.opts)
+            output_dir, device = cfg.OUTPUT_DIR, cfg.MODEL.DEVICE
+        default_setup(cfg, args)
+        setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ohem_d2")
+        logger.info("Running on %s", device)
+        if args.eval_only:
+            model = trainer_class.build_trained_model(cfg, resume=args.resume)
+        else:
+            trainer = trainer_class(cfg)
             trainer.resume_or_load(resume=args.resume)
     except (KeyError, ValueError, OSError) as error:
         logger.debug("The error arose here:", exc_info=True)
         sys.exit(f"{type(error).__name__}: {error.args[0] if isinstance(error, KeyError) else error}")
-    return OHEMTrainer.test(cfg, model) if args.eval_only else trainer.train()
+    return trainer_class.test(cfg, model) if args.eval_only else trainer.train()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Online hard example mining (Shrivastava, Gupta and Girshick, CVPR 2016) for Detectron2.
 
-Importing the package registers its RoI heads with Detectron2.
+Importing the package registers its RoI heads, proposal network and one-stage detector with Detectron2.
 """
+__version__ = "0.1.0"
+
 try:
     import detectron2  # noqa: F401
 except ImportError as error:
@@ -10,17 +12,31 @@ except ImportError as error:
         "`python tools/install_detectron2.py` of this project, or build it from https://github.com/facebookresearch/detectron2."
     ) from error
 
-from .config import OHEMOptions, add_ohem_config
-from .modeling import OHEMCascadeROIHeads, OHEMMixin, OHEMRes5ROIHeads, OHEMROIHeads, roi_losses
-
-__version__ = "0.1.0"
+from .config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
+from .modeling import (
+    OHEMCascadeROIHeads,
+    OHEMMixin,
+    OHEMRes5ROIHeads,
+    OHEMRetinaNet,
+    OHEMRetinaNetMixin,
+    OHEMROIHeads,
+    OHEMRPN,
+    OHEMRPNMixin,
+    roi_losses,
+)
 
 __all__ = [
     "OHEMCascadeROIHeads",
     "OHEMMixin",
     "OHEMOptions",
+    "OHEMRPN",
+    "OHEMRPNMixin",
+    "OHEMRPNOptions",
     "OHEMRes5ROIHeads",
     "OHEMROIHeads",
+    "OHEMRetinaNet",
+    "OHEMRetinaNetMixin",
+    "OHEMRetinaNetOptions",
     "add_ohem_config",
     "roi_losses",
 ]

@@ -73,12 +73,13 @@ class AnchorOHEMOptions:
     # The section of these keys under MODEL.OHEM.
     section: ClassVar[str]
 
-    # None: on exactly where the model that the config names mines anchors. True: as None, and an error for one
-    # that cannot. False: such a model trains as its Detectron2 parent does.
+    # None: on exactly where the model that the config names mines anchors. True: as None, and an error for
+    # one that cannot. False: such a model trains as its Detectron2 parent does.
     enabled: Optional[bool] = None
     # Budget: the number of anchors of one image that are trained on, >= 1.
     batch_size_per_image: int = 256
-    # IoU in [0, 1] above which the anchor of lower loss is dropped as a duplicate; 1.0 drops none, and skips the step.
+    # IoU in [0, 1] above which the anchor of lower loss is dropped as a duplicate; 1.0 drops none, and skips
+    # the step.
     nms_thresh: float = 0.7
     # Anchors of highest loss of one image that go into that step, >= BATCH_SIZE_PER_IMAGE; bounds its time.
     pre_nms_topk: int = 6000
@@ -87,7 +88,8 @@ class AnchorOHEMOptions:
         budget, topk, name = self.batch_size_per_image, self.pre_nms_topk, self.section
         _require(0 <= self.nms_thresh <= 1, f"{name}.NMS_THRESH", self.nms_thresh, "a number in [0, 1]")
         _require(budget >= 1, f"{name}.BATCH_SIZE_PER_IMAGE", budget, "an integer >= 1")
-        _require(topk >= budget, f"{name}.PRE_NMS_TOPK", topk, f"an integer >= BATCH_SIZE_PER_IMAGE, which is {budget}")
+        valid = f"an integer >= BATCH_SIZE_PER_IMAGE, which is {budget}"
+        _require(topk >= budget, f"{name}.PRE_NMS_TOPK", topk, valid)
 
     @classmethod
     def from_config(cls, cfg: CN) -> "AnchorOHEMOptions":
@@ -116,8 +118,27 @@ def add_ohem_config(cfg: CN) -> None:
     for options in (OHEMRPNOptions, OHEMRetinaNetOptions):
         cfg.MODEL.OHEM[options.section] = CN(_defaults(options))
 
+    # The backbones "TorchvisionBackbone" and "build_torchvision_fpn_backbone" (which reads MODEL.FPN as well).
+    cfg.MODEL.TORCHVISION = CN()
+    # A classification network of torchvision.models.
+    cfg.MODEL.TORCHVISION.NAME = "resnet50"
+    # Its modules or graph nodes whose outputs are the features, in the order in which they run.
+    cfg.MODEL.TORCHVISION.LAYERS = ("layer1", "layer2", "layer3", "layer4")
+    # Stride of each of them in pixels, a power of two.
+    cfg.MODEL.TORCHVISION.STRIDES = (4, 8, 16, 32)
+    # Modules and parameters that are not trained, with all below them. MODEL.BACKBONE.FREEZE_AT is not read.
+    cfg.MODEL.TORCHVISION.FREEZE = ()
+    # "FrozenBN": batch normalisation by the statistics of the checkpoint. "BN": by those of the batch.
+    cfg.MODEL.TORCHVISION.NORM = "FrozenBN"
+
     # YAML catalogues of data sets to register (see datasets/README.md); paths relative to the working folder.
     cfg.DATASETS.CATALOG = ()
+    # Training images that their proposal file lacks: "error" names some of them and stops; "ground_truth" trains on
+    # their annotated boxes alone. In testing it is always an error.
+    cfg.DATASETS.PROPOSALS_MISSING = "error"
+
+    # Batches of SOLVER.IMS_PER_BATCH images whose mean gradient makes one iteration, >= 1.
+    cfg.SOLVER.ACCUMULATE = 1
 
     # Mean loss over all candidate RoIs of some training images, of any R-CNN, mined or not (the paper, figure 3).
     cfg.TEST.ROI_LOSS = CN()

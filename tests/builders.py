@@ -2,11 +2,29 @@
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_roi_heads
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_roi_heads
 from detectron2.structures import Boxes, Instances
 from ohem_d2 import add_ohem_config
+from torchvision.ops import box_iou
 
 SHAPES = {"p2": ShapeSpec(channels=8, stride=4), "p3": ShapeSpec(channels=8, stride=8)}
+
+
+@BACKBONE_REGISTRY.register()
+class TinyBackbone(Backbone):
+    """The feature maps of `SHAPES`, each by one convolution."""
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self.p2 = torch.nn.Conv2d(3, 8, kernel_size=5, stride=4, padding=2)
+        self.p3 = torch.nn.Conv2d(8, 8, kernel_size=3, stride=2, padding=1)
+
+    def forward(self, images):
+        p2 = self.p2(images)
+        return {"p2": p2, "p3": self.p3(p2.relu())}
+
+    def output_shape(self):
+        return SHAPES
 
 
 def tiny_cfg(*opts):
@@ -61,3 +79,12 @@ def make_inputs(num_images=2, num_proposals=40, num_objects=2, seed=0):
         proposals.append(proposal)
         targets.append(target)
     return features, proposals, targets
+
+
+def hard_anchors(losses, anchors, candidates, budget, nms_thresh):
+    """Brute force, one anchor at a time: the sorted indices of the hardest that are no duplicates."""
+    kept = []
+    for i in sorted(candidates.nonzero().flatten().tolist(), key=lambda i: (-losses[i].item(), i)):
+        if not kept or box_iou(anchors[i : i + 1], anchors[kept]).max() <= nms_thresh:
+            kept.append(i)
+    return sorted(kept[:budget])

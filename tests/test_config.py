@@ -3,11 +3,17 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from detectron2 import model_zoo
 from detectron2.config import get_cfg
-from ohem_d2 import OHEMOptions, add_ohem_config
+from ohem_d2 import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
 from ohem_d2.engine import load_config
 
 ROOT = Path(__file__).parent.parent
+OPTIONS = {
+    "MODEL.OHEM": OHEMOptions,
+    "MODEL.OHEM.RPN": OHEMRPNOptions,
+    "MODEL.OHEM.RETINANET": OHEMRetinaNetOptions,
+}
 
 
 def cfg_with(*opts):
@@ -32,13 +38,13 @@ def source():
 
 @pytest.mark.parametrize("key", added_keys())
 def test_every_key_is_read_and_explained(key):
-    """A key of MODEL.OHEM is a field of OHEMOptions that code reads by its name; any other is read from cfg."""
-    name = key.split(".")[-1]
+    """A key below MODEL.OHEM is a field of its options that code reads by its name; any other is read from cfg."""
+    section, name = key.rsplit(".", 1)
     code = {f: text for f, text in source().items() if f.name != "config.py" or "engine" in str(f)}
-    own = key.startswith("MODEL.OHEM.") and name.lower() in {f.name for f in fields(OHEMOptions)}
+    own = section in OPTIONS and name.lower() in {f.name for f in fields(OPTIONS[section])}
     pattern = rf"(ohem|options|self)\.{name.lower()}\b" if own else rf"\.{re.escape(key.split('.', 1)[1])}\b"
     assert any(re.search(pattern, text) for text in code.values()), f"nothing reads {key}"
-    assert name in (ROOT / "README.md").read_text(), f"README does not explain {key}"
+    assert f"`{key}`" in (ROOT / "README.md").read_text(), f"README does not explain {key}"
 
 
 def test_defaults_are_the_papers():
@@ -70,6 +76,39 @@ def test_a_value_out_of_range_is_named(key, value, message):
         OHEMOptions.from_config(cfg_with(f"MODEL.OHEM.{key}", str(value)))
 
 
+@pytest.mark.parametrize("section, options", [("RPN", OHEMRPNOptions), ("RETINANET", OHEMRetinaNetOptions)])
+def test_the_keys_of_anchors_reach_their_own_options_alone(section, options):
+    assert options.from_config(cfg_with()) == options(None, 256, 0.7, 6000)
+    cfg = cfg_with(f"MODEL.OHEM.{section}.BATCH_SIZE_PER_IMAGE", "64", f"MODEL.OHEM.{section}.ENABLED", "False")
+    assert options.from_config(cfg) == options(False, 64, 0.7, 6000)
+    others = {OHEMOptions, OHEMRPNOptions, OHEMRetinaNetOptions} - {options}
+    assert all(other.from_config(cfg) == other() for other in others)
+
+
+@pytest.mark.parametrize("section, options", [("RPN", OHEMRPNOptions), ("RETINANET", OHEMRetinaNetOptions)])
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("NMS_THRESH", 1.2, r"is 1.2; valid: a number in \[0, 1\]"),
+        ("BATCH_SIZE_PER_IMAGE", 0, "is 0; valid: an integer >= 1"),
+        ("PRE_NMS_TOPK", 255, "is 255; valid: an integer >= BATCH_SIZE_PER_IMAGE, which is 256"),
+    ],
+)
+def test_a_value_of_anchors_out_of_range_is_named(section, options, key, value, message):
+    with pytest.raises(ValueError, match=f"MODEL.OHEM.{section}.{key} {message}"):
+        options.from_config(cfg_with(f"MODEL.OHEM.{section}.{key}", str(value)))
+
+
+def test_a_section_of_anchors_with_a_wrong_key_or_none_is_an_error():
+    cfg = cfg_with()
+    cfg.MODEL.OHEM.RPN.BUDGET = 64
+    with pytest.raises(KeyError, match="unknown key MODEL.OHEM.RPN.BUDGET; valid: ENABLED, BATCH_SIZE_PER_IMAGE"):
+        OHEMOptions.from_config(cfg)
+    cfg.MODEL.OHEM.RPN = True
+    with pytest.raises(KeyError, match="MODEL.OHEM.RPN is True; valid: a section with the keys ENABLED"):
+        OHEMRPNOptions.from_config(cfg)
+
+
 def test_an_unknown_key_set_in_python_is_an_error():
     cfg = cfg_with()
     cfg.MODEL.OHEM.NMS_TRESH = 0.5
@@ -93,6 +132,7 @@ def test_a_config_without_the_section_says_what_to_call():
     "text, message",
     [
         ("MODEL: {OHEM: {NMS_TRESH: 0.5}}", r"bad.yaml: unknown key MODEL.OHEM.NMS_TRESH; valid: ENABLED, NMS_THRESH"),
+        ("MODEL: {OHEM: {RPN: {NMS: 0.5}}}", r"bad.yaml: unknown key MODEL.OHEM.RPN.NMS; valid: ENABLED, BATCH_SIZE"),
         ("MODEL: {ROI_HEADS: {OHEM: True}}", r"bad.yaml: unknown key MODEL.ROI_HEADS.OHEM; .* set in MODEL.OHEM"),
     ],
 )
@@ -112,6 +152,38 @@ def test_heads_that_cannot_mine_are_named(tmp_path):
     opts = ["MODEL.OHEM.ENABLED", "True", "MODEL.ROI_HEADS.NAME", "StandardROIHeads", "OUTPUT_DIR", str(tmp_path)]
     with pytest.raises(ValueError, match="'StandardROIHeads', which cannot mine; valid: OHEMROIHeads, OHEMRes5ROIHeads"):
         load_config("", opts)
+
+
+@pytest.mark.parametrize(
+    "section, message",
+    [
+        ("RPN", "MODEL.PROPOSAL_GENERATOR.NAME is 'RPN', which cannot mine; valid: OHEMRPN$"),
+        ("RETINANET", "MODEL.META_ARCHITECTURE is 'GeneralizedRCNN', which cannot mine; valid: OHEMRetinaNet$"),
+    ],
+)
+def test_a_model_that_cannot_mine_anchors_is_named(tmp_path, section, message):
+    with pytest.raises(ValueError, match=f"MODEL.OHEM.{section}.ENABLED is True but {message}"):
+        load_config("", [f"MODEL.OHEM.{section}.ENABLED", "True", "OUTPUT_DIR", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "name, key",
+    [
+        ("faster_rcnn_R_50_FPN_1x_ohem_rpn", ("PROPOSAL_GENERATOR", "NAME", "OHEMRPN")),
+        ("retinanet_R_50_FPN_1x_ohem", ("META_ARCHITECTURE", "OHEMRetinaNet")),
+    ],
+)
+def test_a_config_of_mined_anchors_is_that_of_the_zoo_but_for_one_key(tmp_path, name, key):
+    mined = load_config(f"{ROOT}/configs/COCO-Detection/{name}.yaml", ["OUTPUT_DIR", str(tmp_path)])
+    zoo_name, plain = f"COCO-Detection/{name.split('_ohem')[0]}.yaml", cfg_with()
+    plain.merge_from_file(model_zoo.get_config_file(zoo_name), allow_unsafe=True)
+    *section, leaf, value = key
+    node = plain.MODEL
+    for part in section:
+        node = node[part]
+    node[leaf] = value
+    plain.OUTPUT_DIR, plain.MODEL.DEVICE = mined.OUTPUT_DIR, mined.MODEL.DEVICE
+    assert mined == plain
 
 
 def test_an_output_folder_that_cannot_be_written_is_found_at_once(tmp_path):

@@ -133,3 +133,40 @@ def test_two_processes_train_on_cpu(folder):
     out = run(folder, "train_net.py", "--num-gpus", 2, *train_args("two", "SOLVER.MAX_ITER", 2, "DATASETS.TEST", "()"))
     assert "World size: 2" in out
     assert (folder / "two" / "model_final.pth").exists()
+
+
+LAZY = ["--config-file", ROOT / "configs/lazy/demo_faster_rcnn_ohem.py"]
+
+
+@pytest.mark.slow
+def test_a_python_config_trains_resumes_and_evaluates(folder):
+    def train(output, *args):
+        steps = ["train.max_iter=6", "train.checkpointer.period=3", "train.eval_period=6", "train.log_period=1"]
+        return run(folder, "train_net.py", *LAZY, *args, f"train.output_dir={output}", *steps)
+
+    trained = train("lazy")
+    train("lazy_again")
+    (folder / "lazy_again" / "last_checkpoint").write_text("model_0000002.pth")
+    resumed = train("lazy_again", "--resume")
+    assert "Starting training from iteration 3" in resumed and "momentum starts at zero" not in resumed
+    assert "Running on" in trained and all("ohem/num_selected" in record for record in metrics(folder, "lazy")[:6])
+
+    losses = [record["total_loss"] for record in metrics(folder, "lazy") if "total_loss" in record]
+    repeated = [record["total_loss"] for record in metrics(folder, "lazy_again") if "total_loss" in record]
+    assert len(losses) == 6 and repeated[:6] == losses  # the seed is that of the config
+
+    opts = ["train.init_checkpoint=lazy/model_final.pth", "train.output_dir=lazy_eval"]
+    evaluated = run(folder, "train_net.py", *LAZY, "--eval-only", *opts)
+    assert "Loading from lazy/model_final.pth" in evaluated
+    results = [[line.split(": ")[-1] for line in out.splitlines() if "copypaste" in line] for out in (trained, evaluated)]
+    assert results[0] == results[1] != []
+
+
+def test_a_bad_override_of_a_python_config_is_one_line(folder):
+    args = [*LAZY, "train.output_dir=lazy_bad", "model.roi_heads.ohem.nms_thresh=2.0"]
+    message = "ValueError: MODEL.OHEM.NMS_THRESH is 2.0; valid: a number in [0, 1]"
+    done = subprocess.run(command("train_net.py", *args), cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list((folder / "lazy_bad").glob("*.pth"))

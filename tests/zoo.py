@@ -15,11 +15,12 @@ MINED = {
     "Res5ROIHeads": "OHEMRes5ROIHeads",
     "CascadeROIHeads": "OHEMCascadeROIHeads",
 }
-# 32 channels everywhere, which GroupNorm's 32 groups divide; the depth stays.
+# 32 channels everywhere, which GroupNorm's 32 groups divide.
 TINY = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
-    "MODEL.PIXEL_STD": [57.4, 57.1, 58.4],  # random weights under frozen BatchNorm make large numbers of large ones
+    "MODEL.PIXEL_STD": [57.4, 57.1, 58.4],
+    "MODEL.RESNETS.DEPTH": 50,  # random layers under frozen BatchNorm multiply their input: 101 of them by too much
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 32,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
     "MODEL.FPN.OUT_CHANNELS": 32,

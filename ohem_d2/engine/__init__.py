@@ -1,5 +1,6 @@
 """Training: Detectron2's default trainer with this project's data, evaluators, hooks and resume."""
 from .config import load_config
+from .lazy import LazyTrainer, load_lazy_config
 from .trainer import OHEMTrainer
 
-__all__ = ["OHEMTrainer", "load_config"]
+__all__ = ["LazyTrainer", "OHEMTrainer", "load_config", "load_lazy_config"]

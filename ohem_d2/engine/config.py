@@ -49,15 +49,16 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise KeyError or ValueError for OHEM settings that are wrong or would do nothing."""
-    heads, generator, architecture = cfg.MODEL.ROI_HEADS, cfg.MODEL.PROPOSAL_GENERATOR, cfg.MODEL.META_ARCHITECTURE
-    ROI_HEADS_REGISTRY.get(heads.NAME)
-    for section, options, mixin, key, name, registry in (
-        ("", OHEMOptions, OHEMMixin, "ROI_HEADS.NAME", heads.NAME, ROI_HEADS_REGISTRY),
-        (".RPN", OHEMRPNOptions, OHEMRPNMixin, "PROPOSAL_GENERATOR.NAME", generator.NAME, PROPOSAL_GENERATOR_REGISTRY),
-        (".RETINANET", OHEMRetinaNetOptions, OHEMRetinaNetMixin, "META_ARCHITECTURE", architecture, META_ARCH_REGISTRY),
-    ):
-        if options.from_config(cfg).enabled:
-            _check_mines(section, mixin, key, name, registry)
+    model = cfg.MODEL
+    ROI_HEADS_REGISTRY.get(model.ROI_HEADS.NAME)
+    if OHEMOptions.from_config(cfg).enabled:
+        _check_mines("OHEM", "ROI_HEADS.NAME", model.ROI_HEADS.NAME, ROI_HEADS_REGISTRY, OHEMMixin)
+    if OHEMRPNOptions.from_config(cfg).enabled:
+        name = model.PROPOSAL_GENERATOR.NAME
+        _check_mines("OHEM.RPN", "PROPOSAL_GENERATOR.NAME", name, PROPOSAL_GENERATOR_REGISTRY, OHEMRPNMixin)
+    if OHEMRetinaNetOptions.from_config(cfg).enabled:
+        name = model.META_ARCHITECTURE
+        _check_mines("OHEM.RETINANET", "META_ARCHITECTURE", name, META_ARCH_REGISTRY, OHEMRetinaNetMixin)
     if cfg.SOLVER.ACCUMULATE < 1:
         raise ValueError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; valid: an integer >= 1")
     if cfg.TEST.ROI_LOSS.PERIOD < 0 or cfg.TEST.ROI_LOSS.NUM_IMAGES < 1:
@@ -65,14 +66,14 @@ def check_config(cfg: CfgNode) -> None:
             f"TEST.ROI_LOSS has PERIOD {cfg.TEST.ROI_LOSS.PERIOD} and NUM_IMAGES {cfg.TEST.ROI_LOSS.NUM_IMAGES}; "
             "valid: PERIOD >= 0, NUM_IMAGES >= 1"
         )
-    _check_writable(cfg.OUTPUT_DIR)
+    check_writable("OUTPUT_DIR", cfg.OUTPUT_DIR)
 
 
-def _check_mines(section: str, mixin: type, key: str, name: str, registry: Registry) -> None:
+def _check_mines(section: str, key: str, name: str, registry: Registry, mixin: type) -> None:
     mining = [known for known, cls in registry if isinstance(cls, type) and issubclass(cls, mixin)]
     if name not in mining:
         raise ValueError(
-            f"MODEL.OHEM{section}.ENABLED is True but MODEL.{key} is {name!r}, which cannot mine; "
+            f"MODEL.{section}.ENABLED is True but MODEL.{key} is {name!r}, which cannot mine; "
             f"valid: {', '.join(mining)}"
         )
 
@@ -99,10 +100,11 @@ def _valid_keys(cfg: CfgNode, section: Sequence[str]) -> str:
     return f"valid: {', '.join(node)}"
 
 
-def _check_writable(folder: str) -> None:
+def check_writable(key: str, folder: str) -> None:
+    """Raise OSError naming `key` unless files can be written to `folder`, which is created."""
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"OUTPUT_DIR {folder} cannot be written: {error.strerror}") from None
+        raise OSError(f"{key} {folder} cannot be written: {error.strerror}") from None

@@ -1,9 +1,6 @@
 """The trainer."""
-import logging
-from typing import Any, Dict
-
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultTrainer
-from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
@@ -11,13 +8,11 @@ from ..data import build_test_loader, build_train_loader
 from .accumulation import AccumulatingTrainer
 from .evaluators import build_evaluator, check_evaluation
 from .hooks import AllRoILoss
+from .steps import DelegatedSteps, NamedBatches
 
-logger = logging.getLogger(__name__)
 
-
-class OHEMTrainer(DefaultTrainer):
-    """`DefaultTrainer` with this project's loaders, the evaluator of each data set, and a resume that goes on
-    with the optimizer's momentum on every version of Detectron2 (0.6 drops it)."""
+class OHEMTrainer(DelegatedSteps, DefaultTrainer):
+    """`DefaultTrainer` with this project's loaders, the evaluator of each data set, and `DelegatedSteps`."""
 
     def __init__(self, cfg):
         """
@@ -32,8 +27,15 @@ class OHEMTrainer(DefaultTrainer):
             )
 
     @classmethod
+    def build_trained_model(cls, cfg, resume: bool):
+        """The model with ``MODEL.WEIGHTS``; if `resume`, with the last checkpoint of the output folder."""
+        model = cls.build_model(cfg)
+        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        return model
+
+    @classmethod
     def build_train_loader(cls, cfg):
-        return _NamedBatches(build_train_loader(cfg))
+        return NamedBatches(build_train_loader(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
@@ -49,33 +51,3 @@ class OHEMTrainer(DefaultTrainer):
             writer = 1 if comm.is_main_process() else 0  # the last hook writes what the others measured
             hooks.insert(len(hooks) - writer, AllRoILoss(self.cfg))
         return hooks
-
-    def run_step(self) -> None:
-        try:
-            super().run_step()
-        except FloatingPointError as error:
-            files = ", ".join(self.data_loader.file_names)
-            raise FloatingPointError(f"iteration {self.iter}: {error}; images of the batch: {files}") from error
-
-    def state_dict(self) -> Dict[str, Any]:
-        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
-
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        TrainerBase.load_state_dict(self, state_dict)
-        if "_trainer" in state_dict:
-            self._trainer.load_state_dict(state_dict["_trainer"])
-        else:
-            logger.warning("the checkpoint has no optimizer state: momentum starts at zero")
-
-
-class _NamedBatches:
-    """A loader that remembers the file names of the batch it gave last."""
-
-    def __init__(self, loader):
-        self.loader = loader
-        self.file_names = []
-
-    def __iter__(self):
-        for batch in self.loader:
-            self.file_names = [x["file_name"] for x in batch]
-            yield batch

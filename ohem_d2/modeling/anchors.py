@@ -1,6 +1,6 @@
 """Online hard example mining for detectors that train on anchors: what RPN and one-stage detectors share.
 
-Shape letters: N images, R anchors of one image (all levels together), T anchors of one image that go into NMS.
+Shape letters: N images, R anchors of one image (all levels together), T of them that go into NMS.
 """
 from typing import Dict, List, NamedTuple, Optional, Type
 
@@ -25,16 +25,17 @@ class HardAnchors(NamedTuple):
 class AnchorOHEMMixin:
     """Trains a dense detector of Detectron2 on its hard anchors alone.
 
-    Mining is a filter in front of the parent's ``losses``: that method gets the predictions of all anchors, so
-    that the loss of each is known without a second forward pass. The hard ones keep their labels, the others are
-    labelled -1 (ignore), and the parent computes its own losses. State dict and inference are the parent's.
+    Mining is a filter in front of the parent's ``losses``: that method gets the predictions of all anchors,
+    so that the loss of each is known without a second forward pass. The hard ones keep their labels, the
+    others are labelled -1 (ignore), and the parent computes its own losses. State dict and inference are the
+    parent's.
 
     A subclass says with `anchor_losses` what the loss of one anchor is, with `is_foreground` which labels are
-    objects, and names its parent's family and its options.
+    objects, which class of Detectron2 its parent is or derives from, and which options it has.
     """
 
     family: Type[nn.Module]
-    options: Type[AnchorOHEMOptions]
+    options_class: Type[AnchorOHEMOptions]
 
     @configurable
     def __init__(self, *, ohem: Optional[AnchorOHEMOptions] = None, **kwargs):
@@ -47,14 +48,14 @@ class AnchorOHEMMixin:
             TypeError: a parent whose anchors cannot be ranked.
         """
         super().__init__(**kwargs)
-        self.ohem = ohem if ohem is not None else self.options()
+        self.ohem = ohem if ohem is not None else self.options_class()
         self.is_mining = self.ohem.enabled is not False
         if self.is_mining:
             self._check_minable()
 
     @classmethod
     def from_config(cls, cfg, *args, **kwargs):
-        return {**super().from_config(cfg, *args, **kwargs), "ohem": cls.options.from_config(cfg)}
+        return {**super().from_config(cfg, *args, **kwargs), "ohem": cls.options_class.from_config(cfg)}
 
     def anchor_losses(
         self,
@@ -83,18 +84,18 @@ class AnchorOHEMMixin:
     def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes) -> Dict[str, Tensor]:
         """The parent's losses of the hard anchors; arguments and result are the parent's."""
         if self.is_mining:
-            gt_labels = self._hard_labels(anchors, pred_logits, torch.stack(gt_labels), pred_anchor_deltas, gt_boxes)
+            gt_labels = torch.stack(gt_labels)
+            gt_labels = self._hard_labels(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
         return super().losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
 
     @torch.no_grad()
-    def _hard_labels(self, anchors, pred_logits, gt_labels: Tensor, pred_anchor_deltas, gt_boxes) -> List[Tensor]:
+    def _hard_labels(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes) -> List[Tensor]:
         losses = self.anchor_losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
         candidates = gt_labels >= 0
         hard = mine_anchors(losses, Boxes.cat(anchors).tensor, candidates, self.ohem)
-        write_anchor_statistics(
-            f"ohem/{self.ohem.section.lower()}", losses, candidates, self.is_foreground(gt_labels), hard
-        )
-        return list(torch.where(hard.selected, gt_labels, -1).to(gt_labels.dtype))
+        prefix, foreground = f"ohem/{self.ohem.section.lower()}", self.is_foreground(gt_labels)
+        write_anchor_statistics(prefix, losses, candidates, foreground, hard.selected, hard.num_survivors)
+        return list(gt_labels.masked_fill(~hard.selected, -1))
 
     def _check_minable(self) -> None:
         name = f"{type(self).__module__}.{type(self).__qualname__}"
@@ -105,9 +106,9 @@ class AnchorOHEMMixin:
                 f"cannot rank the anchors of {name}, which has {type(self.box2box_transform).__name__}: "
                 "only Box2BoxTransform is known"
             )
-        parents_losses = super().losses.__func__
-        own_ranking = not type(self).anchor_losses.__module__.startswith(__package__)
-        if parents_losses is not self.family.losses and not own_ranking:
+        mixin = next(cls for cls in type(self).__mro__ if "family" in vars(cls))
+        known_losses = super().losses.__func__ is self.family.losses
+        if not known_losses and type(self).anchor_losses is mixin.anchor_losses:
             raise TypeError(
                 f"cannot rank the anchors of {name}, whose parent has its own losses: give it a method "
                 "`anchor_losses` that returns the loss of each anchor"
@@ -115,20 +116,22 @@ class AnchorOHEMMixin:
 
 
 @torch.no_grad()
-def mine_anchors(losses: Tensor, anchors: Tensor, candidates: Tensor, options: AnchorOHEMOptions) -> HardAnchors:
+def mine_anchors(
+    losses: Tensor, anchors: Tensor, candidates: Tensor, options: AnchorOHEMOptions
+) -> HardAnchors:
     """Choose the anchors of each image to train on, as `ohem_d2.mining.select_hard_rois` chooses RoIs.
 
-    Only the ``options.pre_nms_topk`` candidates of highest loss go into NMS. That changes no selection but one
-    in which fewer than the budget survive: a box is suppressed by boxes of higher loss alone.
+    Only the ``options.pre_nms_topk`` candidates of highest loss go into NMS. That changes no selection but
+    one in which fewer than the budget survive: a box is suppressed by boxes of higher loss alone.
 
     Args:
         losses: (N, R) floating point.
-        anchors: (R, 4) XYXY_ABS, the same for all images. NMS takes the anchors, not the boxes predicted for them.
+        anchors: (R, 4) XYXY_ABS, the same for all images. NMS takes them, not the boxes predicted for them.
         candidates: (N, R) bool; no other anchor is selected or suppresses another.
         options: budget of an image and threshold of NMS.
 
     Returns:
-        of each image at most ``options.batch_size_per_image`` anchors. Of equal losses the lower index comes first.
+        of each image at most ``options.batch_size_per_image`` anchors; of equal losses the lower index first.
 
     Raises:
         FloatingPointError: a candidate's loss is not finite; names the images.
@@ -167,12 +170,14 @@ def anchor_box_losses(
     Returns:
         (N, R) float32; 0 where an anchor is not foreground.
     """
-    deltas = torch.cat(pred_anchor_deltas, dim=1)[foreground].float()
-    boxes = Boxes.cat(anchors).tensor.expand(*foreground.shape, 4)[foreground]
-    targets = torch.stack(gt_boxes)[foreground]
+    rows = foreground.nonzero(as_tuple=True)
+    deltas = torch.cat(pred_anchor_deltas, dim=1)[rows].float()
+    boxes = Boxes.cat(anchors).tensor[rows[1]]
+    targets = torch.stack(gt_boxes)[rows]
     transform = model.box2box_transform
     if model.box_reg_loss_type == "smooth_l1":
-        losses = smooth_l1_losses(deltas, encode_boxes(boxes, targets, transform.weights), model.smooth_l1_beta)
+        target_deltas = encode_boxes(boxes, targets, transform.weights)
+        losses = smooth_l1_losses(deltas, target_deltas, model.smooth_l1_beta)
     else:
         losses = box_iou_losses(model.box_reg_loss_type, transform.apply_deltas(deltas, boxes), targets)
-    return torch.zeros(foreground.shape, device=losses.device).masked_scatter_(foreground, losses)
+    return torch.zeros(foreground.shape, device=losses.device).index_put_(rows, losses)

@@ -1,5 +1,6 @@
 """Online hard example mining for any RoI heads of Detectron2."""
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -67,6 +68,18 @@ class OHEMMixin:
                 return super().forward(images, features, proposals, targets)
         finally:
             self._features = None
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """For `torch.jit.script`, which cannot compile ``super()``: these weights in heads of the parent's class."""
+        mro = type(self).__mro__
+        parent = mro[mro.index(OHEMMixin) + 1]
+        # The class has annotations of its own, since a constant `training` is what lets training code be left out.
+        constants = {**getattr(parent, "__annotations__", {}), "traning": torch.jit.Final[bool]}
+        namespace = {"__annotations__": constants, "__module__": parent.__module__}
+        plain = copy(self)
+        plain.__class__ = type(parent.__name__, (parent,), namespace)
+        plain._modules = dict(self._modules)
+        return plain
 
     @torch.no_grad()
     def label_and_sample_proposals(self, proposals: List[Instances], targets: List[Instances]) -> List[Instances]:

@@ -1,5 +1,5 @@
 """One-stage detectors that train on hard anchors."""
-from typing import List, Optional
+from typing import List
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
@@ -15,20 +15,17 @@ class OHEMRetinaNetMixin(AnchorOHEMMixin):
     """Trains a RetinaNet on its hard anchors: ``class Mine(OHEMRetinaNetMixin, TheirRetinaNet)``.
 
     The loss of an anchor is the focal loss over the classes and, for an object, the box loss. With
-    ``MODEL.RETINANET.FOCAL_LOSS_GAMMA: 0.0`` and ``FOCAL_LOSS_ALPHA: -1.0`` it is the plain cross-entropy, and
-    mining replaces the focal weights.
+    ``MODEL.RETINANET.FOCAL_LOSS_GAMMA: 0.0`` and ``FOCAL_LOSS_ALPHA: -1.0`` it is the plain cross-entropy,
+    and mining replaces the focal weights.
 
-    The losses stay divided by the running mean of the number of all foreground anchors, not of the selected ones,
-    whose number may fall to zero while the network learns: the gradient is that of the parent with the losses
-    of the easy anchors set to zero.
+    The losses stay divided by the running mean of the number of all foreground anchors, not of the selected
+    ones, whose number may fall to zero while the network learns: the gradient is that of the parent with the
+    losses of the easy anchors set to zero.
     """
 
     family = RetinaNet
-    options = OHEMRetinaNetOptions
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._num_foreground: Optional[int] = None
+    options_class = OHEMRetinaNetOptions
+    _num_foreground = 0  # of all anchors of the batch
 
     @torch.jit.unused
     def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
@@ -54,7 +51,7 @@ class OHEMRetinaNetMixin(AnchorOHEMMixin):
         return cls_losses + anchor_box_losses(self, anchors, foreground, pred_anchor_deltas, gt_boxes)
 
     def _focal_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(N, R_l) from logits (N, R_l, K) and labels (N, R_l); neither K, the background, nor -1 is a class."""
+        """(N, R_l) from logits (N, R_l, K) and labels (N, R_l); labels K and -1 are no class."""
         targets = labels.unsqueeze(2) == torch.arange(self.num_classes, device=labels.device)
         logits = logits.float()
         return sigmoid_focal_loss_jit(

@@ -14,16 +14,16 @@ from .anchors import AnchorOHEMMixin, anchor_box_losses
 class OHEMRPNMixin(AnchorOHEMMixin):
     """Trains an RPN on its hard anchors instead of a random sample: ``class Mine(OHEMRPNMixin, TheirRPN)``.
 
-    The loss of an anchor is the cross-entropy of its objectness and, for a positive one, its box loss, weighted
-    as the RPN weights them. There is no fraction of positives, and an anchor that the matcher or the border of
-    the image excludes is no candidate.
+    The loss of an anchor is the cross-entropy of its objectness and, for a positive one, its box loss,
+    weighted as the RPN weights them. There is no fraction of positives, and an anchor that the matcher or the
+    border of the image excludes is no candidate.
 
     As in the parent, the sum of the losses is divided by the budget, whose key takes the place of
     ``MODEL.RPN.BATCH_SIZE_PER_IMAGE``: an anchor has the same weight however many are selected.
     """
 
     family = RPN
-    options = OHEMRPNOptions
+    options_class = OHEMRPNOptions
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

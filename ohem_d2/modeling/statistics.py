@@ -1,6 +1,6 @@
 """What was mined, in the event storage under ``ohem/``."""
 from math import isfinite
-from typing import List
+from typing import Dict, List
 
 import torch
 from detectron2.structures import Instances
@@ -24,20 +24,45 @@ def write_mining_statistics(losses: Tensor, candidates: List[Instances], hard: H
         num_classes: K, the background label.
     """
     selected = torch.zeros_like(losses, dtype=torch.bool).index_fill_(0, hard.selected, True)
-    foreground = selected & (torch.cat([c.gt_classes for c in candidates]) < num_classes)
+    foreground = torch.cat([c.gt_classes for c in candidates]) < num_classes
+    scalars = _scalars(losses, selected, foreground)
+    if candidates[0].has("gt_ious"):
+        ious, hard_foreground = torch.cat([c.gt_ious for c in candidates]), foreground & selected
+        scalars["mean_fg_iou"] = torch.where(hard_foreground, ious, 0).sum() / hard_foreground.sum()
+    _write("ohem", scalars, len(losses), len(hard.survivors), len(candidates))
+
+
+def write_anchor_statistics(
+    prefix: str, losses: Tensor, candidates: Tensor, foreground: Tensor, selected: Tensor, num_survivors: int
+) -> None:
+    """As `write_mining_statistics`, for the R anchors of each of N images; there is no ``mean_fg_iou``.
+
+    Args:
+        prefix: takes the place of "ohem".
+        losses: (N, R).
+        candidates, foreground, selected: (N, R) bool.
+        num_survivors: of NMS, whose input are the candidates of highest loss; all images together.
+    """
+    losses, selected, foreground = losses[candidates], selected[candidates], foreground[candidates]
+    _write(prefix, _scalars(losses, selected, foreground), len(losses), num_survivors, len(candidates))
+
+
+def _scalars(losses: Tensor, selected: Tensor, foreground: Tensor) -> Dict[str, Tensor]:
     infinity = losses.new_full((1,), float("inf"))
-    scalars = {
-        "fg_fraction": foreground.sum() / selected.sum(),
+    return {
+        "num_selected": selected.sum(),
+        "fg_fraction": (foreground & selected).sum() / selected.sum(),
         "mean_loss": losses.mean(),
-        "easiest_selected_loss": torch.cat([losses[hard.selected], infinity]).min(),
+        "easiest_selected_loss": torch.cat([torch.where(selected, losses, infinity), infinity]).min(),
         "hardest_dropped_loss": torch.cat([torch.where(selected, -infinity, losses), -infinity]).max(),
     }
-    if candidates[0].has("gt_ious"):
-        ious = torch.cat([c.gt_ious for c in candidates])
-        scalars["mean_fg_iou"] = torch.where(foreground, ious, 0).sum() / foreground.sum()
-    num_images = len(candidates)
+
+
+def _write(
+    prefix: str, scalars: Dict[str, Tensor], num_candidates: int, num_survivors: int, num_images: int
+) -> None:
     values = dict(zip(scalars, torch.stack(list(scalars.values())).tolist()))
-    values["num_candidates"] = len(losses) / num_images
-    values["num_survivors"] = len(hard.survivors) / num_images
-    values["num_selected"] = len(hard.selected) / num_images
-    get_event_storage().put_scalars(**{f"ohem/{k}": v for k, v in values.items() if isfinite(v)})
+    values["num_candidates"], values["num_survivors"] = num_candidates, num_survivors
+    for name in ("num_candidates", "num_survivors", "num_selected"):
+        values[name] /= num_images
+    get_event_storage().put_scalars(**{f"{prefix}/{k}": v for k, v in values.items() if isfinite(v)})

@@ -9,11 +9,12 @@ from ..zoo import MINED, family, make_batch, mined_tiny_cfg, needs_compiled_op, 
 
 def zoo_params():
     """All configs; those that repeat the code of an earlier one are slow tests."""
-    seen = set()
+    seen, params = set(), []
     for name, cfg in zoo_configs().items():
         repeats = family(cfg) in seen or needs_compiled_op(cfg)
         seen.add(family(cfg))
-        yield pytest.param(name, marks=[pytest.mark.slow] if repeats else [])
+        params.append(pytest.param(name, marks=[pytest.mark.slow] if repeats else []))
+    return params
 
 
 @pytest.mark.parametrize("name", zoo_params())

@@ -1,0 +1,166 @@
+"""Training from Detectron2's Python configs (LazyConfig).
+
+A config has what Detectron2's ``tools/lazyconfig_train_net.py`` asks for: ``model``, ``optimizer``, ``lr_multiplier``,
+``dataloader.train``, with ``dataloader.test`` and ``dataloader.evaluator`` where there is something to evaluate, and
+``train`` (see ``common/train.py`` of the model zoo). Two keys are added: ``train.seed`` (default -1: none) and
+``dataloader.catalogs`` (YAML catalogues of data sets to register).
+"""
+import os
+import weakref
+from typing import Any, Dict, Sequence
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from ..data import register_catalog
+from .config import check_writable
+from .steps import DelegatedSteps, NamedBatches
+
+_REQUIRED = [
+    *("model", "optimizer", "lr_multiplier", "dataloader.train"),
+    *("train." + key for key in ("output_dir", "init_checkpoint", "max_iter", "device", "eval_period", "log_period")),
+    *("train.checkpointer", "train.amp.enabled", "train.ddp"),
+]
+
+
+def load_lazy_config(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
+    """Read a Python config and overrides, register the catalogues it names and check what can be checked.
+
+    Without CUDA the model goes to the CPU. The output folder is created.
+
+    Args:
+        config_file: path that ends in ``.py``.
+        opts: ``KEY=VALUE``, as on the command line; ``+KEY=VALUE`` adds a key.
+
+    Raises:
+        KeyError, ValueError, FileNotFoundError, OSError: one line with file, key or value, and the valid choices.
+    """
+    if not os.path.isfile(config_file):
+        raise FileNotFoundError(f"config file {config_file} does not exist")
+    cfg = LazyConfig.load(config_file)
+    missing = [key for key in _REQUIRED if OmegaConf.select(cfg, key) is None]
+    if missing:
+        raise KeyError(f"{config_file}: there is no {missing[0]}; needed: {', '.join(_REQUIRED)}")
+    cfg.train.setdefault("seed", -1)
+    cfg.dataloader.setdefault("catalogs", [])
+    _override(cfg, opts)
+    if cfg.train.device.startswith("cuda") and not torch.cuda.is_available():
+        cfg.train.device = "cpu"
+    for catalog in cfg.dataloader.catalogs:
+        register_catalog(catalog)
+    check_writable("train.output_dir", cfg.train.output_dir)
+    return cfg
+
+
+def _override(cfg: DictConfig, opts: Sequence[str]) -> None:
+    for opt in opts:
+        key, equals, _ = opt.partition("=")
+        if not equals:
+            raise ValueError(f"command line: {opt!r} has no value; valid with a .py config: KEY=VALUE")
+        if not key.startswith("+"):
+            _check_key(cfg, key)
+        try:
+            LazyConfig.apply_overrides(cfg, [opt])
+        except (ValueError, NotImplementedError, OmegaConfBaseException, HydraException) as error:
+            raise ValueError(f"command line: {opt!r}: {str(error).splitlines()[0]}") from None
+
+
+def _check_key(cfg: DictConfig, key: str) -> None:
+    """Raise KeyError for a key that nothing would read. The arguments of a call are checked when it is made."""
+    section, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, section) if section else cfg
+    if not OmegaConf.is_config(node):
+        raise KeyError(f"command line: unknown key {key}: there is no section {section}")
+    if OmegaConf.is_dict(node) and "_target_" not in node and name not in node:
+        raise KeyError(f"command line: unknown key {key}; valid: {', '.join(map(str, node))}; +{key}=... adds it")
+
+
+def _build(cfg: DictConfig, key: str) -> Any:
+    """Make the object that the config describes under `key`.
+
+    Raises:
+        ValueError: an argument is missing or unknown.
+    """
+    try:
+        return instantiate(OmegaConf.select(cfg, key))
+    except TypeError as error:
+        raise ValueError(f"{key} cannot be built: {error}") from error
+
+
+class LazyTrainer(DelegatedSteps):
+    """Trains what a LazyConfig describes, as `OHEMTrainer` trains a YAML config."""
+
+    def __init__(self, cfg: DictConfig):
+        """
+        Args:
+            cfg: of `load_lazy_config`.
+
+        Raises:
+            ValueError, KeyError, FileNotFoundError: something cannot be built.
+        """
+        super().__init__()
+        self.cfg = cfg
+        model = self.build_model(cfg)
+        cfg.optimizer.params.model = model
+        optimizer = _build(cfg, "optimizer")
+        loader = NamedBatches(_build(cfg, "dataloader.train"))
+        # Without devices on the CPU, where DDP refuses the one that Detectron2 would name.
+        on_cpu = {} if next(model.parameters()).is_cuda else {"device_ids": None}
+        self.model = create_ddp_model(model, **cfg.train.ddp, **on_cpu)
+        self._trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(self.model, loader, optimizer)
+        self.checkpointer = DetectionCheckpointer(self.model, cfg.train.output_dir, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.register_hooks(self.build_hooks(optimizer))
+
+    @classmethod
+    def build_model(cls, cfg: DictConfig) -> nn.Module:
+        return _build(cfg, "model").to(cfg.train.device)
+
+    @classmethod
+    def build_trained_model(cls, cfg: DictConfig, resume: bool) -> nn.Module:
+        """The model with ``train.init_checkpoint``; if `resume`, with the last checkpoint of the output folder."""
+        model = cls.build_model(cfg)
+        checkpointer = DetectionCheckpointer(model, save_dir=cfg.train.output_dir)
+        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+        return model
+
+    def build_hooks(self, optimizer: torch.optim.Optimizer) -> list:
+        train = self.cfg.train
+        result = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(optimizer, _build(self.cfg, "lr_multiplier")),
+        ]
+        if comm.is_main_process():
+            result.append(hooks.PeriodicCheckpointer(self.checkpointer, **train.checkpointer))
+        result.append(hooks.EvalHook(train.eval_period, lambda: self.test(self.cfg, self.model)))
+        if comm.is_main_process():
+            result.append(hooks.PeriodicWriter(default_writers(train.output_dir, train.max_iter), train.log_period))
+        return result
+
+    def resume_or_load(self, resume: bool) -> None:
+        """Load the last checkpoint with all states if `resume` and there is one, else ``train.init_checkpoint``."""
+        self.checkpointer.resume_or_load(self.cfg.train.init_checkpoint, resume=resume)
+        if resume and self.checkpointer.has_checkpoint():
+            self.start_iter = self.iter + 1
+
+    def train(self) -> None:
+        super().train(self.start_iter, self.cfg.train.max_iter)
+
+    @classmethod
+    def test(cls, cfg: DictConfig, model: nn.Module) -> Dict[str, Any]:
+        """Results of ``dataloader.evaluator`` on ``dataloader.test``; none where the config has no evaluator."""
+        if "evaluator" not in cfg.dataloader:
+            return {}
+        results = inference_on_dataset(model, _build(cfg, "dataloader.test"), _build(cfg, "dataloader.evaluator"))
+        if comm.is_main_process():
+            print_csv_format(results)
+        return results

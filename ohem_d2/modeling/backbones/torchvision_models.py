@@ -1,0 +1,171 @@
+"""torchvision's classification networks as backbones, by name."""
+import math
+from typing import Dict, List, Sequence
+
+import torch
+import torchvision
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import Tensor, nn
+from torchvision.models import get_model, list_models
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+NORMS = ("BN", "FrozenBN")
+_PROBE_SIZE = 256
+"""Side in pixels of the image that the shapes of the features are measured on."""
+
+
+@BACKBONE_REGISTRY.register()
+class TorchvisionBackbone(Backbone):
+    """Features of any convolutional classification network of torchvision, from the layers named in the config.
+
+    The features are called as their layers are. Weights are random until a checkpoint is loaded; the keys of a
+    state dict are torchvision's after ``body.``.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        name: str,
+        layers: Sequence[str],
+        strides: Sequence[int],
+        freeze: Sequence[str] = (),
+        norm: str = "FrozenBN",
+    ):
+        """
+        Args:
+            name: of ``torchvision.models.list_models``.
+            layers: names of modules or nodes, in the order in which they run.
+            strides: of each of `layers`, in pixels; powers of two.
+            freeze: modules and parameters that are not trained, with all below them.
+            norm: "BN", or "FrozenBN" for batch normalisation by fixed statistics.
+
+        Raises:
+            ValueError: an unknown name, with the valid ones; a layer whose output is no feature map of its stride.
+        """
+        super().__init__()
+        _check_one_of("NAME", name, list_models(module=torchvision.models))
+        _check_one_of("NORM", norm, NORMS)
+        model = get_model(name, weights=None, **_QUIET.get(name, {}))
+        _check_layers(model, layers)
+        if len(layers) != len(strides):
+            raise ValueError(f"MODEL.TORCHVISION.STRIDES {tuple(strides)} must have one stride for each of LAYERS {tuple(layers)}")
+        self.body = create_feature_extractor(model, list(layers), suppress_diff_warning=True)
+        self._strides = dict(zip(layers, strides))
+        self._sizes = self._measure(name)
+        self._freeze(freeze)
+        if norm == "FrozenBN":
+            self.body = FrozenBatchNorm2d.convert_frozen_batchnorm(self.body)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> Dict:
+        return {
+            "name": cfg.MODEL.TORCHVISION.NAME,
+            "layers": cfg.MODEL.TORCHVISION.LAYERS,
+            "strides": cfg.MODEL.TORCHVISION.STRIDES,
+            "freeze": cfg.MODEL.TORCHVISION.FREEZE,
+            "norm": cfg.MODEL.TORCHVISION.NORM,
+        }
+
+    def _measure(self, name: str) -> Dict[str, torch.Size]:
+        """The (C, H, W) of each feature of a square image of `_PROBE_SIZE`, checked against the strides."""
+        self.eval()
+        try:
+            with torch.no_grad():
+                features = self.body(torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE))
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(f"MODEL.TORCHVISION.NAME {name!r} takes no image of any size: {error}") from None
+        self.train()
+        for layer, feature in features.items():
+            if not _has_stride(feature, self._strides[layer]):
+                raise ValueError(
+                    f"MODEL.TORCHVISION.STRIDES has {self._strides[layer]} for {layer!r} of {name!r}, whose output for "
+                    f"an image of {_PROBE_SIZE} x {_PROBE_SIZE} has shape {tuple(getattr(feature, 'shape', ()))}"
+                )
+        return {layer: feature.shape[1:] for layer, feature in features.items()}
+
+    def _freeze(self, names: Sequence[str]) -> None:
+        parameters = dict(self.body.named_parameters())
+        for name in names:
+            below = [p for key, p in parameters.items() if f"{key}.".startswith(f"{name}.")]
+            if not below:
+                raise ValueError(f"MODEL.TORCHVISION.FREEZE has {name!r}; valid: {', '.join(_shallow(parameters))}, and below")
+            for parameter in below:
+                parameter.requires_grad_(False)
+
+    @property
+    def divides(self) -> bool:
+        """Whether the maps have exactly 1 / stride of the sides of an image that the strides divide."""
+        return all(h == w == _PROBE_SIZE // self._strides[layer] for layer, (_, h, w) in self._sizes.items())
+
+    def forward(self, images: Tensor) -> Dict[str, Tensor]:
+        """
+        Args:
+            images: (N, 3, H, W).
+
+        Returns:
+            by layer, the features (N, C, about H / stride, about W / stride).
+        """
+        return self.body(images)
+
+    def output_shape(self) -> Dict[str, ShapeSpec]:
+        return {layer: ShapeSpec(channels=c, stride=self._strides[layer]) for layer, (c, _, _) in self._sizes.items()}
+
+
+@BACKBONE_REGISTRY.register()
+def build_torchvision_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """`TorchvisionBackbone` under Detectron2's FPN, of the layers ``MODEL.FPN.IN_FEATURES``.
+
+    Raises:
+        ValueError: see `TorchvisionBackbone`; or the strides or sizes of the features are no pyramid.
+    """
+    bottom_up, names = TorchvisionBackbone(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES
+    shapes = bottom_up.output_shape()
+    for name in names:
+        _check_one_of("LAYERS", name, list(shapes), key="MODEL.FPN.IN_FEATURES")
+    strides = [shapes[name].stride for name in names]
+    if not bottom_up.divides or any(b != 2 * a for a, b in zip(strides, strides[1:])):
+        raise ValueError(
+            f"MODEL.TORCHVISION.NAME {cfg.MODEL.TORCHVISION.NAME!r} fits no FPN: its features of strides {strides} are no "
+            "pyramid, each of exactly half the sides of the one before"
+        )
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=names,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool() if strides[-1] == 32 else None,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+# Networks that warn unless told how to initialise.
+_QUIET = {"googlenet": {"init_weights": True}, "inception_v3": {"init_weights": True}}
+
+
+def _has_stride(feature: Tensor, stride: int) -> bool:
+    """Whether `feature` of the probe is an NCHW map of `stride`; networks without padding lose up to half a cell."""
+    if not isinstance(feature, Tensor) or feature.dim() != 4:
+        return False
+    return all(2 ** round(math.log2(_PROBE_SIZE / side)) == stride for side in feature.shape[2:])
+
+
+def _check_layers(model: nn.Module, layers: Sequence[str]) -> None:
+    nodes = [node for node in get_graph_node_names(model, suppress_diff_warning=True)[1]]
+    known = {".".join(node.split(".")[:depth]) for node in nodes for depth in range(1, node.count(".") + 2)}
+    unknown = [layer for layer in layers if layer not in known]
+    if unknown or not layers:
+        raise ValueError(f"MODEL.TORCHVISION.LAYERS has {(unknown or [()])[0]!r}; valid: {', '.join(_shallow(nodes))}, and below")
+
+
+def _shallow(names: Sequence[str]) -> List[str]:
+    """The first two parts of dotted `names`, each once, in order."""
+    return list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+
+
+def _check_one_of(name: str, value: str, valid: Sequence[str], key: str = "") -> None:
+    if value not in valid:
+        raise ValueError(f"{key or f'MODEL.TORCHVISION.{name}'} has {value!r}; valid: {', '.join(valid)}")
