@@ -1,4 +1,5 @@
 """The R-CNN configs of the installed Detectron2's model zoo, made tiny, and inputs that fit them."""
+
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -20,7 +21,7 @@ TINY = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
     "MODEL.PIXEL_STD": [57.4, 57.1, 58.4],
-    "MODEL.RESNETS.DEPTH": 50,  # random layers under frozen BatchNorm multiply their input: 101 of them by too much
+    "MODEL.RESNETS.DEPTH": 50,  # numbers grow with each random layer under frozen BatchNorm
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 32,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
     "MODEL.FPN.OUT_CHANNELS": 32,
@@ -42,11 +43,13 @@ HEIGHT, WIDTH = 64, 96
 
 @lru_cache(maxsize=None)
 def zoo_configs() -> Dict[str, CfgNode]:
-    """The config of every model with RoI heads, by its path in the zoo; quick schedules only repeat others."""
+    """The config of every model with RoI heads, by its path in the zoo, without quick schedules."""
     files = [file for file in sorted(FOLDER.glob("*/*.yaml")) if not file.name.startswith("Base-")]
     names = [str(file.relative_to(FOLDER)) for file in files if file.parent.name != "quick_schedules"]
     configs = {name: _read_config(name) for name in names}
-    return {n: c for n, c in configs.items() if c.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN")}
+    return {
+        n: c for n, c in configs.items() if c.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN")
+    }
 
 
 def _read_config(name: str) -> CfgNode:
@@ -90,7 +93,9 @@ def _make_input(cfg: CfgNode, g: torch.Generator) -> Dict[str, Any]:
     if cfg.MODEL.LOAD_PROPOSALS:
         near = Boxes(boxes.repeat(8, 1) + torch.rand(24, 4, generator=g) * 12 - 6)
         near.clip((HEIGHT, WIDTH))
-        record["proposals"] = Instances((HEIGHT, WIDTH), proposal_boxes=near, objectness_logits=torch.zeros(24))
+        record["proposals"] = Instances(
+            (HEIGHT, WIDTH), proposal_boxes=near, objectness_logits=torch.zeros(24)
+        )
     if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
         classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         record["sem_seg"] = torch.randint(0, classes, (HEIGHT, WIDTH), generator=g)

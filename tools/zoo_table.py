@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Write the table of Detectron2's model zoo from the reports of its test, one for each Detectron2.
 
-    pytest tests/modeling/test_zoo.py --junitxml=0.6.xml
-    python tools/zoo_table.py 0.6=0.6.xml main=main.xml > docs/zoo.md
+pytest tests/modeling/test_zoo.py --junitxml=0.6.xml
+python tools/zoo_table.py 0.6=0.6.xml main=main.xml > docs/zoo.md
 """
+
 import argparse
 import sys
 import xml.etree.ElementTree as ET
@@ -11,8 +12,9 @@ from typing import Dict, List
 
 TITLE = """# Detectron2's model zoo, mined
 
-Every R-CNN config of the model zoo with `MODEL.ROI_HEADS.NAME` changed and few channels, on the CPU: one training step
-(all losses and gradients finite) and one inference. Made by `tools/zoo_table.py` from reports of `tests/modeling/test_zoo.py`.
+Every R-CNN config of the model zoo with `MODEL.ROI_HEADS.NAME` changed, made tiny (ResNet-50 of few channels),
+on the CPU: one training step (all losses and gradients finite) and one inference. Made by `tools/zoo_table.py`
+from reports of `tests/modeling/test_zoo.py`.
 """
 
 
@@ -45,17 +47,29 @@ def make_table(reports: Dict[str, Dict[str, Dict[str, str]]]) -> List[str]:
     for config in sorted({config for rows in reports.values() for config in rows}):
         records = [rows.get(config, {}) for rows in reports.values()]
         heads = next(record["heads"] for record in records if record)
-        cells = [record.get(part, "failed" if record else "not in it") for record in records for part in ("step", "inference")]
+        cells = [
+            record.get(part, "failed" if record else "not in it")
+            for record in records
+            for part in ("step", "inference")
+        ]
         lines.append(f"| {' | '.join([config, heads, *cells])} |")
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("reports", nargs="+", metavar="NAME=FILE", help="a version of Detectron2 and its JUnit report")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "reports", nargs="+", metavar="NAME=FILE", help="a version of Detectron2 and its JUnit report"
+    )
     args = parser.parse_args()
+    if not all("=" in report for report in args.reports):
+        parser.error("each report is given as NAME=FILE")
     try:
-        reports = {name: read_report(path) for name, _, path in (report.partition("=") for report in args.reports)}
+        reports = {
+            name: read_report(path) for name, _, path in (report.partition("=") for report in args.reports)
+        }
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(TITLE, *make_table(reports), sep="\n")

@@ -1,4 +1,5 @@
-"""A Faster R-CNN that a CPU trains in seconds on the demo data (datasets/prepare_demo.py), to try things with."""
+"""A Faster R-CNN for the demo data (datasets/prepare_demo.py), which a CPU trains in about a minute."""
+
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.layers import ShapeSpec
 

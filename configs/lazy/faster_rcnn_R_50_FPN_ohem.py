@@ -1,4 +1,5 @@
 """Faster R-CNN R50-FPN on COCO, mined: Detectron2's own config with other RoI heads."""
+
 from detectron2.config import LazyCall as L
 from detectron2.model_zoo import get_config
 from ohem_d2 import OHEMOptions, OHEMROIHeads

@@ -1,16 +1,16 @@
 """Training from Detectron2's Python configs (LazyConfig).
 
-A config has what Detectron2's ``tools/lazyconfig_train_net.py`` asks for: ``model``, ``optimizer``, ``lr_multiplier``,
-``dataloader.train``, with ``dataloader.test`` and ``dataloader.evaluator`` where there is something to evaluate, and
-``train`` (see ``common/train.py`` of the model zoo). Two keys are added: ``train.seed`` (default -1: none) and
-``dataloader.catalogs`` (YAML catalogues of data sets to register).
+A config has what Detectron2's ``tools/lazyconfig_train_net.py`` asks for: ``model``, ``optimizer``,
+``lr_multiplier``, ``dataloader.train``, with ``dataloader.test`` and ``dataloader.evaluator`` where there is
+something to evaluate, and ``train`` (see ``common/train.py`` of the model zoo). Two keys are added:
+``train.seed`` (default -1: none) and ``dataloader.catalogs`` (YAML catalogues of data sets to register).
 """
+
 import os
 import weakref
 from typing import Any, Dict, Sequence
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
@@ -22,12 +22,16 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from ..data import register_catalog
+from .checkpoints import CheckedCheckpointer
 from .config import check_writable
 from .steps import DelegatedSteps, NamedBatches
 
 _REQUIRED = [
     *("model", "optimizer", "lr_multiplier", "dataloader.train"),
-    *("train." + key for key in ("output_dir", "init_checkpoint", "max_iter", "device", "eval_period", "log_period")),
+    *(
+        "train." + key
+        for key in ("output_dir", "init_checkpoint", "max_iter", "device", "eval_period", "log_period")
+    ),
     *("train.checkpointer", "train.amp.enabled", "train.ddp"),
 ]
 
@@ -42,7 +46,7 @@ def load_lazy_config(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
         opts: ``KEY=VALUE``, as on the command line; ``+KEY=VALUE`` adds a key.
 
     Raises:
-        KeyError, ValueError, FileNotFoundError, OSError: one line with file, key or value, and the valid choices.
+        KeyError, ValueError, FileNotFoundError, OSError: one line with file, key or value and valid choices.
     """
     if not os.path.isfile(config_file):
         raise FileNotFoundError(f"config file {config_file} does not exist")
@@ -75,13 +79,15 @@ def _override(cfg: DictConfig, opts: Sequence[str]) -> None:
 
 
 def _check_key(cfg: DictConfig, key: str) -> None:
-    """Raise KeyError for a key that nothing would read. The arguments of a call are checked when it is made."""
+    """Raise KeyError for a key that nothing would read. A call checks its arguments when it is made."""
     section, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, section) if section else cfg
     if not OmegaConf.is_config(node):
         raise KeyError(f"command line: unknown key {key}: there is no section {section}")
     if OmegaConf.is_dict(node) and "_target_" not in node and name not in node:
-        raise KeyError(f"command line: unknown key {key}; valid: {', '.join(map(str, node))}; +{key}=... adds it")
+        raise KeyError(
+            f"command line: unknown key {key}; valid: {', '.join(map(str, node))}; +{key}=... adds it"
+        )
 
 
 def _build(cfg: DictConfig, key: str) -> Any:
@@ -116,8 +122,10 @@ class LazyTrainer(DelegatedSteps):
         # Without devices on the CPU, where DDP refuses the one that Detectron2 would name.
         on_cpu = {} if next(model.parameters()).is_cuda else {"device_ids": None}
         self.model = create_ddp_model(model, **cfg.train.ddp, **on_cpu)
-        self._trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(self.model, loader, optimizer)
-        self.checkpointer = DetectionCheckpointer(self.model, cfg.train.output_dir, trainer=weakref.proxy(self))
+        self._trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(
+            self.model, loader, optimizer
+        )
+        self.checkpointer = CheckedCheckpointer(self.model, cfg.train.output_dir, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.register_hooks(self.build_hooks(optimizer))
 
@@ -127,9 +135,9 @@ class LazyTrainer(DelegatedSteps):
 
     @classmethod
     def build_trained_model(cls, cfg: DictConfig, resume: bool) -> nn.Module:
-        """The model with ``train.init_checkpoint``; if `resume`, with the last checkpoint of the output folder."""
+        """The model with ``train.init_checkpoint``; if `resume`, with the last checkpoint of the folder."""
         model = cls.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.train.output_dir)
+        checkpointer = CheckedCheckpointer(model, save_dir=cfg.train.output_dir)
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
         return model
 
@@ -143,11 +151,13 @@ class LazyTrainer(DelegatedSteps):
             result.append(hooks.PeriodicCheckpointer(self.checkpointer, **train.checkpointer))
         result.append(hooks.EvalHook(train.eval_period, lambda: self.test(self.cfg, self.model)))
         if comm.is_main_process():
-            result.append(hooks.PeriodicWriter(default_writers(train.output_dir, train.max_iter), train.log_period))
+            result.append(
+                hooks.PeriodicWriter(default_writers(train.output_dir, train.max_iter), train.log_period)
+            )
         return result
 
     def resume_or_load(self, resume: bool) -> None:
-        """Load the last checkpoint with all states if `resume` and there is one, else ``train.init_checkpoint``."""
+        """Load all of the last checkpoint if `resume` and there is one, else ``train.init_checkpoint``."""
         self.checkpointer.resume_or_load(self.cfg.train.init_checkpoint, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1
@@ -157,10 +167,12 @@ class LazyTrainer(DelegatedSteps):
 
     @classmethod
     def test(cls, cfg: DictConfig, model: nn.Module) -> Dict[str, Any]:
-        """Results of ``dataloader.evaluator`` on ``dataloader.test``; none where the config has no evaluator."""
+        """Results of ``dataloader.evaluator`` on ``dataloader.test``; none without an evaluator."""
         if "evaluator" not in cfg.dataloader:
             return {}
-        results = inference_on_dataset(model, _build(cfg, "dataloader.test"), _build(cfg, "dataloader.evaluator"))
+        results = inference_on_dataset(
+            model, _build(cfg, "dataloader.test"), _build(cfg, "dataloader.evaluator")
+        )
         if comm.is_main_process():
             print_csv_format(results)
         return results

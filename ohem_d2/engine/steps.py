@@ -1,4 +1,5 @@
 """What the trainers of both config systems have in common."""
+
 import logging
 from typing import Any, Dict
 
@@ -10,8 +11,8 @@ logger = logging.getLogger(__name__)
 class DelegatedSteps(TrainerBase):
     """A trainer whose steps its ``_trainer`` takes, on `NamedBatches`.
 
-    A step that fails on a number that is not finite names the images of its batch. Checkpoints hold the state of
-    the optimizer on every version of Detectron2 (the `DefaultTrainer` of 0.6 drops it).
+    A step that fails on a number that is not finite names the images of its batch. Checkpoints hold the state
+    of the optimizer on every version of Detectron2 (the `DefaultTrainer` of 0.6 drops it).
     """
 
     def run_step(self) -> None:
@@ -20,7 +21,9 @@ class DelegatedSteps(TrainerBase):
             self._trainer.run_step()
         except FloatingPointError as error:
             files = ", ".join(self._trainer.data_loader.file_names)
-            raise FloatingPointError(f"iteration {self.iter}: {error}; images of the batch: {files}") from error
+            raise FloatingPointError(
+                f"iteration {self.iter}: {error}; images of the batch: {files}"
+            ) from error
 
     def state_dict(self) -> Dict[str, Any]:
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}

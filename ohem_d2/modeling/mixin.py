@@ -74,7 +74,7 @@ class OHEMMixin:
         mro = type(self).__mro__
         parent = mro[mro.index(OHEMMixin) + 1]
         # The class has annotations of its own, since a constant `training` is what lets training code be left out.
-        constants = {**getattr(parent, "__annotations__", {}), "traning": torch.jit.Final[bool]}
+        constants = {**getattr(parent, "__annotations__", {}), "training": torch.jit.Final[bool]}
         namespace = {"__annotations__": constants, "__module__": parent.__module__}
         plain = copy(self)
         plain.__class__ = type(parent.__name__, (parent,), namespace)

@@ -1,4 +1,5 @@
 """Python configs: what is read, refused and built. They are trained in tests/test_end_to_end.py."""
+
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,11 @@ def test_overrides_are_applied_and_defaults_added(config, tmp_path):
 @pytest.mark.parametrize(
     "opt, error, message",
     [
-        ("train.max_iters=7", KeyError, "command line: unknown key train.max_iters; valid: output_dir, init_checkpoint, max_iter"),
+        (
+            "train.max_iters=7",
+            KeyError,
+            "command line: unknown key train.max_iters; valid: output_dir, init_checkpoint, max_iter",
+        ),
         ("trian.max_iter=7", KeyError, "command line: unknown key trian.max_iter: there is no section trian"),
         ("train.max_iter", ValueError, "'train.max_iter' has no value; valid with a .py config: KEY=VALUE"),
         ("train.max_iter=[7", ValueError, r"command line: 'train.max_iter=\[7': "),
@@ -87,9 +92,13 @@ def test_the_coco_config_mines_with_detectron2s_own_model():
 
 def test_a_lazily_built_model_trains_as_its_options_say(storage):
     cfg = LazyConfig.load(str(CONFIGS / "demo_faster_rcnn_ohem.py"))
-    LazyConfig.apply_overrides(cfg, ["model.roi_heads.ohem.nms_thresh=1.0", "model.roi_heads.batch_size_per_image=4"])
+    LazyConfig.apply_overrides(
+        cfg, ["model.roi_heads.ohem.nms_thresh=1.0", "model.roi_heads.batch_size_per_image=4"]
+    )
     model = instantiate(cfg.model).train()
-    losses = model([{"image": torch.rand(3, 64, 64) * 255, "instances": target} for target in make_inputs()[2]])
+    losses = model(
+        [{"image": torch.rand(3, 64, 64) * 255, "instances": target} for target in make_inputs()[2]]
+    )
     sum(losses.values()).backward()
     latest = {name: value[0] for name, value in get_event_storage().latest().items()}
     assert latest["ohem/num_selected"] == 4

@@ -1,4 +1,5 @@
 """The losses that a config can choose, ranked and trained in whole heads and models."""
+
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -12,19 +13,25 @@ from ..builders import build_heads, make_inputs
 from ..zoo import make_batch, mined_tiny_cfg
 
 needs_fed_loss = pytest.mark.skipif(
-    "USE_FED_LOSS" not in get_cfg().MODEL.ROI_BOX_HEAD, reason="this Detectron2 has no USE_FED_LOSS and USE_SIGMOID_CE"
+    "USE_FED_LOSS" not in get_cfg().MODEL.ROI_BOX_HEAD,
+    reason="this Detectron2 has no USE_FED_LOSS and USE_SIGMOID_CE",
 )
 SIGMOID = ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "True")
 FEDERATED = (*SIGMOID, "MODEL.ROI_BOX_HEAD.USE_FED_LOSS", "True", "DATASETS.TRAIN", "('counted',)")
 OF_HEADS = {
     "OHEMROIHeads": (),
-    "OHEMCascadeROIHeads": ("MODEL.ROI_HEADS.NAME", "OHEMCascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"),
+    "OHEMCascadeROIHeads": (
+        "MODEL.ROI_HEADS.NAME",
+        "OHEMCascadeROIHeads",
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
+        "True",
+    ),
 }
 
 
 @pytest.fixture(autouse=True)
 def counted_classes():
-    """A data set whose metadata counts images per class, as LVIS does: what a federated loss draws classes by."""
+    """A data set whose metadata counts images per class, as LVIS does."""
     counts = [{"id": i + 1, "image_count": count} for i, count in enumerate((100, 10, 1))]
     MetadataCatalog.get("counted").set(class_image_count=counts)
 
@@ -40,16 +47,23 @@ def train(heads):
 @pytest.mark.parametrize(
     "opts",
     [
-        *[pytest.param(("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", kind), id=kind) for kind in ("giou", "diou", "ciou")],
+        *[
+            pytest.param(("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", kind), id=kind)
+            for kind in ("giou", "diou", "ciou")
+        ],
         pytest.param(SIGMOID, id="sigmoid", marks=needs_fed_loss),
         # With as many classes as there are, the background among them, nothing is left to chance.
-        pytest.param((*FEDERATED, "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES", "4"), id="federated", marks=needs_fed_loss),
+        pytest.param(
+            (*FEDERATED, "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES", "4"), id="federated", marks=needs_fed_loss
+        ),
     ],
 )
 def test_the_training_loss_is_the_mean_of_the_ranked_losses(storage, name, opts):
     heads = build_heads(*OF_HEADS[name], *opts)
     features, targets, trained, losses = train(heads)
-    ranked = candidate_losses(heads, features, label_candidates(heads, trained, targets), targets, OHEMOptions())
+    ranked = candidate_losses(
+        heads, features, label_candidates(heads, trained, targets), targets, OHEMOptions()
+    )
     assert len(ranked) == 16
     torch.testing.assert_close(ranked.mean(), sum(losses.values()).detach())
     assert all(p.grad.isfinite().all() for p in heads.parameters())

@@ -1,4 +1,5 @@
 """Mined models are exported as Detectron2 exports its own, and share its checkpoints."""
+
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -42,7 +43,9 @@ def image():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [FPN, pytest.param(C4, marks=pytest.mark.slow)])  # Detectron2 scripts no cascade
+@pytest.mark.parametrize(
+    "name", [FPN, pytest.param(C4, marks=pytest.mark.slow)]
+)  # Detectron2 scripts no cascade
 def test_a_scripted_model_detects_as_the_eager_one(name):
     model, inputs = build_mined(name), [{"image": image()}, {"image": nn.functional.avg_pool2d(image(), 2)}]
     eager = model.inference(inputs, do_postprocess=False)[0]
@@ -86,7 +89,9 @@ def test_a_checkpoint_moves_between_plain_and_mined_and_inference_is_bit_equal(t
     plain, mined = build_plain(name, seed=1), build_mined(name)
     assert list(plain.state_dict()) == list(mined.state_dict())
     for source, target in ((plain, mined), (build_mined(name), build_plain(name, seed=2))):
-        assert any(not torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+        assert any(
+            not torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items()
+        )
         DetectionCheckpointer(source, str(tmp_path)).save("weights")
         DetectionCheckpointer(target).load(str(tmp_path / "weights.pth"))
         assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())

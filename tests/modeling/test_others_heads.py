@@ -1,4 +1,5 @@
 """Heads that are not Detectron2's own, mined by the lines that the README shows."""
+
 import re
 from pathlib import Path
 
@@ -11,13 +12,16 @@ from ohem_d2 import OHEMMixin
 
 from ..zoo import make_batch, mined_tiny_cfg
 
-
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 @pytest.fixture
 def pointrend_cfg():
-    code = next(block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "PointRend" in block)
+    code = next(
+        block
+        for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+        if "PointRend" in block
+    )
     assert len([line for line in code.splitlines() if line]) == 5
     exec(code, {"__name__": __name__})
     cfg = mined_tiny_cfg("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")

@@ -1,4 +1,5 @@
 """Every R-CNN of Detectron2's model zoo is mined by changing `MODEL.ROI_HEADS.NAME` alone."""
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -40,20 +41,25 @@ def test_a_model_of_the_zoo_trains_a_step_and_infers(storage, record_property, n
     assert len(outputs) == len(batch)
     assert all(detected(output, cfg) <= set(output["instances"].get_fields()) for output in outputs)
     assert any(len(output["instances"]) > 0 for output in outputs)
-    assert all(("panoptic_seg" in output) == (cfg.MODEL.META_ARCHITECTURE == "PanopticFPN") for output in outputs)
+    assert all(
+        ("panoptic_seg" in output) == (cfg.MODEL.META_ARCHITECTURE == "PanopticFPN") for output in outputs
+    )
     record_property("inference", "ok")
 
 
 def detected(output, cfg):
-    masks, keypoints = {"pred_masks"} if cfg.MODEL.MASK_ON else set(), {"pred_keypoints"} if cfg.MODEL.KEYPOINT_ON else set()
+    masks, keypoints = {"pred_masks"} if cfg.MODEL.MASK_ON else set(), (
+        {"pred_keypoints"} if cfg.MODEL.KEYPOINT_ON else set()
+    )
     return {"pred_boxes", "scores", "pred_classes"} | masks | keypoints
 
 
 def test_the_sweep_covers_the_zoo():
     configs = zoo_configs()
     assert {name.split("/")[0] for name in configs} >= {
-        "COCO-Detection", "COCO-InstanceSegmentation", "COCO-Keypoints", "COCO-PanopticSegmentation", "Cityscapes",
-        "Detectron1-Comparisons", "LVISv0.5-InstanceSegmentation", "LVISv1-InstanceSegmentation", "Misc", "PascalVOC-Detection",
+        "COCO-Detection", "COCO-InstanceSegmentation", "COCO-Keypoints", "COCO-PanopticSegmentation",
+        "Cityscapes", "Detectron1-Comparisons", "LVISv0.5-InstanceSegmentation",
+        "LVISv1-InstanceSegmentation", "Misc", "PascalVOC-Detection",
     }  # fmt: skip
     assert {cfg.MODEL.ROI_HEADS.NAME for cfg in configs.values()} == set(MINED)
     assert len(configs) >= 50
