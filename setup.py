@@ -21,6 +21,9 @@ INSTALL_REQUIRES = [
     "torch>=2.4",  # mining, heads, training
     "torchvision>=0.19",  # NMS and IoU in the mining core; of the same release as torch
     "fvcore>=0.1.5",  # box losses, checkpoints, configs: the very functions that Detectron2 trains with
+    "omegaconf>=2.1",  # Python configs, as Detectron2 reads them
+    "hydra-core>=1.1",  # their overrides
+    "safetensors>=0.5",  # the proposal store: a mapped file whose header it checks
     "numpy",  # proposal files, drawn data sets, evaluation
     "Pillow",  # images of data sets and pictures of reports
     "pycocotools>=2.0.2",  # COCO data sets and their evaluation
@@ -28,8 +31,9 @@ INSTALL_REQUIRES = [
     "tqdm",  # progress of proposal generation
 ]
 
-# scipy: the confidence intervals of tools/run_arms.py.
-TEST = ["pytest>=7.2", "pytest-xdist>=3.2", "hypothesis", "scipy"]
+# protobuf: .caffemodel files to read. scipy: the confidence intervals of tools/run_arms.py, and
+# MATLAB files to test the reader with.
+TEST = ["protobuf>=4.22", "pytest>=7.2", "pytest-xdist>=3.2", "hypothesis", "scipy"]
 
 setup(
     name="ohem_d2",
@@ -41,7 +45,12 @@ setup(
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "opencv": ["opencv-python"],
-        "proposals": ["opencv-contrib-python"],  # the build that has Selective Search (cv2.ximgproc)
+        "proposals": [
+            "opencv-contrib-python",  # the build that has Selective Search (cv2.ximgproc)
+            "h5py",  # MATLAB 7.3 files
+            "ijson",  # COCO results as a stream
+        ],
+        "caffe": ["protobuf>=4.22"],  # tools/convert_weights.py reads .caffemodel with it; from there GetMessageClass
         "test": TEST,
         "dev": TEST,
     },

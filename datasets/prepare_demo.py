@@ -4,7 +4,7 @@ Draw the demo's data set in VOC layout and search it for proposals.
 
     python datasets/prepare_demo.py --output datasets/demo
 
-It writes JPEGImages, Annotations, ImageSets/Main/{train,test}.txt, proposals/{train,test}.pkl, and
+It writes JPEGImages, Annotations, ImageSets/Main/{train,test}.txt, proposals/{train,test}.safetensors, and
 catalog.yaml, which registers the splits as demo_train and demo_test. The same parameters give the same data.
 """
 
@@ -122,7 +122,7 @@ def search_splits(root: Path, splits: list[str], workers: Optional[int]) -> None
     proposals = generate_selective_search([record for split in splits for record in records[split]], workers)
     for split in splits:
         of_split = {record["image_id"]: proposals[record["image_id"]] for record in records[split]}
-        write_proposals(root / "proposals" / f"{split}.pkl", of_split)
+        write_proposals(root / "proposals" / f"{split}.safetensors", of_split)
         print(f"{split}: {summarize_proposals(records[split], of_split)}")
 
 
@@ -133,7 +133,7 @@ def write_catalog(path: Path, splits: list[str]) -> None:
         "splits": splits,
         "classes": list(CLASS_NAMES),
         "year": 2012,
-        "proposals": "./proposals/{split}.pkl",
+        "proposals": "./proposals/{split}.safetensors",
     }
     path.write_text(yaml.safe_dump({"demo": entry}, sort_keys=False))
 

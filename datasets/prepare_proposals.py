@@ -2,20 +2,36 @@
 """
 Prepare object proposals in files that DATASETS.PROPOSAL_FILES_TRAIN and _TEST take.
 
+    python datasets/prepare_proposals.py convert SOURCE TARGET [--catalog FILE] [--dataset NAME [NAME ...]]
+    python datasets/prepare_proposals.py export SOURCE TARGET
     python datasets/prepare_proposals.py generate selective-search --dataset voc_2007_trainval --output FILE
     python datasets/prepare_proposals.py generate selective-search --catalog FILE --dataset NAME [NAME ...]
+    python datasets/prepare_proposals.py generate rpn --config-file FILE --weights FILE --dataset NAME [NAME ...]
+    python datasets/prepare_proposals.py merge TARGET SHARD [SHARD ...]
+    python datasets/prepare_proposals.py inspect FILE [FILE] [--dataset NAME] [--output PNG]
+
+A `generate` that was killed goes on where it stopped when it is called again.
 """
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
-from typing import Optional
+from typing import Callable, Optional
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ohem_d2.data import read_proposals, register_catalog, summarize_proposals, write_proposals
-from ohem_d2.data.selective_search import MODES, generate_selective_search
+from ohem_d2.data import read_proposals, register_catalog, summarize_proposals
+from ohem_d2.data.generation import ProposalMethod, Shard, generate_proposals, merge_proposals, unique_images
+from ohem_d2.data.inspection import format_inspections, inspect_proposals
+from ohem_d2.data.proposals.conversion import convert_proposals
+from ohem_d2.data.proposals.conventions import CONVENTIONS
+from ohem_d2.data.proposals.formats import FORMATS, write_detectron2
+from ohem_d2.data.rpn_proposals import RPNProposals
+from ohem_d2.data.selective_search import MODES, SelectiveSearch
+from ohem_d2.engine import load_config
+from ohem_d2.visualization import plot_inspections
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,55 +42,184 @@ def get_parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="compute the proposals of a data set")
     generators = generate.add_subparsers(dest="generator", metavar="METHOD", required=True)
     add_selective_search(generators)
+    add_rpn(generators)
+    add_merge(commands)
+    add_convert(commands)
+    add_export(commands)
+    add_inspect(commands)
     return parser
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command has that writes the proposals of registered data sets."""
+def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every method has that computes the proposals of registered data sets."""
     parser.add_argument("--catalog", help="YAML catalogue to register; Detectron2's own data sets need none")
     parser.add_argument("--dataset", nargs="+", required=True, metavar="NAME", help="registered data sets")
     parser.add_argument("--output", help="one file for all; default: each data set's own proposal file")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument("--shard", metavar="i/n", help="only the i-th of n pieces, i from 1 on, for `merge`")
+    parser.add_argument("--workers", type=int, help="processes; default: one per core; for rpn, no other")
 
 
 def add_selective_search(generators) -> None:
     parser = generators.add_parser(
-        "selective-search",
-        help="Selective Search, by OpenCV's contrib build",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "selective-search", help="Selective Search, by OpenCV's contrib build"
     )
-    add_dataset_arguments(parser)
-    parser.add_argument("--mode", choices=MODES, default="fast", help="quality: more boxes and time")
-    parser.add_argument("--scale", type=float, default=1.0, help="resize images by it for the search")
-    parser.add_argument("--workers", type=int, help="processes; None is one per core")
+    add_generate_arguments(parser)
+    parser.add_argument("--mode", choices=MODES, default="fast", help="default: fast; quality: more boxes")
+    parser.add_argument("--scale", type=float, default=1.0, help="resize images by it (default: 1)")
     parser.set_defaults(run=run_selective_search)
 
 
 def run_selective_search(args: argparse.Namespace) -> None:
+    run_generate(args, lambda: SelectiveSearch(args.mode, args.scale, args.workers))
+
+
+def add_rpn(generators) -> None:
+    parser = generators.add_parser("rpn", help="the proposal network of a trained Detectron2 model")
+    add_generate_arguments(parser)
+    parser.add_argument("--config-file", required=True, help="of the model; it runs on CUDA if there is one")
+    parser.add_argument("--weights", default="", help="checkpoint; default: MODEL.WEIGHTS of the config")
+    parser.add_argument("--top-k", type=int, default=2000, help="most boxes of an image (default: 2000)")
+    parser.add_argument("--nms", type=float, default=0.7, help="IoU that drops a box (default: 0.7)")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+    parser.set_defaults(run=run_rpn)
+
+
+def run_rpn(args: argparse.Namespace) -> None:
+    def load_model() -> RPNProposals:
+        with tempfile.TemporaryDirectory() as folder:  # nothing is written to the output folder of the config
+            cfg = load_config(args.config_file, [*args.opts, "OUTPUT_DIR", folder])
+        return RPNProposals(cfg, args.weights, args.top_k, args.nms, args.workers)
+
+    run_generate(args, load_model)
+
+
+def run_generate(args: argparse.Namespace, make_method: Callable[[], ProposalMethod]) -> None:
     if args.catalog:
         register_catalog(args.catalog)
+    shard = Shard.parse(args.shard) if args.shard else Shard()
     outputs = group_by_output(args.dataset, args.output)
     for path in outputs:
-        check_output(path, args.overwrite)
+        check_output(str(shard.path(path)), args.overwrite)
+    method = make_method()
     for path, names in outputs.items():
         records = [record for name in names for record in DatasetCatalog.get(name)]
-        proposals = generate_selective_search(records, args.workers, args.mode, args.scale)
-        write_proposals(path, proposals)
-        report(path, records)
+        written = generate_proposals(path, method, records, ", ".join(names), shard)
+        print(summarize_proposals(shard.of(unique_images(records)), read_proposals(written)))
+        print(f"written to {written}")
+
+
+def add_merge(commands) -> None:
+    parser = commands.add_parser("merge", help="join the shards of `generate --shard`")
+    parser.add_argument("target", help="file to write")
+    parser.add_argument("shards", nargs="+", metavar="SHARD", help="all shards of one run, in any order")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.set_defaults(run=run_merge)
+
+
+def run_merge(args: argparse.Namespace) -> None:
+    check_output(args.target, args.overwrite)
+    merge_proposals(args.target, args.shards)
+    print(f"written to {args.target}")
+
+
+def add_inspect(commands) -> None:
+    parser = commands.add_parser("inspect", help="what files hold and how well they cover a data set")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="proposal files, to be seen side by side")
+    parser.add_argument("--catalog", help="YAML catalogue to register; Detectron2's own data sets need none")
+    parser.add_argument("--dataset", nargs="+", metavar="NAME", help="registered; without, no recall")
+    parser.add_argument("--output", metavar="PNG", help="charts")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.set_defaults(run=run_inspect)
+
+
+def run_inspect(args: argparse.Namespace) -> None:
+    if args.output:
+        check_output(args.output, args.overwrite)
+    opened = {path: read_proposals(path) for path in args.files}
+    records = load_datasets(args.dataset, args.catalog) if args.dataset else None
+    inspections = [inspect_proposals(path, proposals, records) for path, proposals in opened.items()]
+    print(format_inspections(inspections))
+    if args.output:
+        plot_inspections(inspections, args.output)
+        print(f"written to {args.output}")
+
+
+def add_convert(commands) -> None:
+    formats = "; ".join(f"{form.name}: {form.title}" for form in FORMATS.values())
+    parser = commands.add_parser(
+        "convert",
+        help="turn a file of another format into a store",
+        description="Turn a proposal file, or a folder of one per image, into a store. The log says which box "
+        "convention was used and how each one fits.",
+    )
+    parser.add_argument("source", help=f"file or folder; {formats}")
+    parser.add_argument("target", help="store to write, *.safetensors")
+    parser.add_argument("--format", choices=FORMATS, help="default: told by the content")
+    parser.add_argument("--convention", choices=CONVENTIONS, help="of its boxes; default: that of the format")
+    parser.add_argument("--catalog", help="YAML catalogue to register; Detectron2's own data sets need none")
+    parser.add_argument(
+        "--dataset",
+        nargs="+",
+        metavar="NAME",
+        help="registered data sets that the boxes are for: their ids are used, boxes are clipped to their images, "
+        "and the box conventions are compared by the objects they cover",
+    )
+    parser.add_argument("--min-size", type=float, default=2, help="drop boxes with a shorter side (2 pixels)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.set_defaults(run=run_convert)
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    check_output(args.target, args.overwrite)
+    records = load_datasets(args.dataset, args.catalog) if args.dataset else None
+    metadata = {"dataset": ", ".join(args.dataset)} if args.dataset else {}
+    options = (args.format, args.convention, records, metadata, args.min_size)
+    convert_proposals(args.source, args.target, *options)
+    if records:
+        print(summarize_proposals(records, read_proposals(args.target)))
+    print(f"written to {args.target}")
+
+
+def load_datasets(names: list[str], catalog: Optional[str]) -> list[dict]:
+    """The dataset dicts of registered data sets, one after the other."""
+    if catalog:
+        register_catalog(catalog)
+    for name in names:
+        require_registered(name)
+    return [record for name in names for record in DatasetCatalog.get(name)]
+
+
+def add_export(commands) -> None:
+    parser = commands.add_parser("export", help="write a proposal file as Detectron2's pickle")
+    parser.add_argument("source", help="store, or a file of another format")
+    parser.add_argument("target", help="pickle to write, *.pkl")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.set_defaults(run=run_export)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    check_output(args.target, args.overwrite)
+    write_detectron2(args.target, read_proposals(args.source))
+    print(f"written to {args.target}")
 
 
 def group_by_output(names: list[str], output: Optional[str] = None) -> dict[str, list[str]]:
     """Output file -> the data sets whose proposals it will hold."""
     outputs: dict[str, list[str]] = {}
     for name in names:
-        if name not in DatasetCatalog:
-            choices = ", ".join(DatasetCatalog.list())
-            raise ValueError(f"data set {name!r} is not registered; choose from {choices}")
+        require_registered(name)
         path = output or MetadataCatalog.get(name).get("proposal_file")
         if not path:
             raise ValueError(f"data set {name!r} has no proposal file in its catalogue; give --output")
         outputs.setdefault(path, []).append(name)
     return outputs
+
+
+def require_registered(name: str) -> None:
+    if name not in DatasetCatalog:
+        choices = ", ".join(DatasetCatalog.list())
+        raise ValueError(f"data set {name!r} is not registered; choose from {choices}")
 
 
 def check_output(path: str, overwrite: bool) -> None:
@@ -91,20 +236,15 @@ def check_output(path: str, overwrite: bool) -> None:
         raise OSError(f"cannot write to {folder}: {error.strerror}") from None
 
 
-def report(path: str, records: list[dict]) -> None:
-    """Print what the written file holds, and how well it covers the ground truth."""
-    print(summarize_proposals(records, read_proposals(path)))
-    print(f"written to {path}")
-
-
 def main(argv: Optional[list[str]] = None) -> None:
     args = get_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     try:
         args.run(args)
     except (ValueError, KeyError, OSError, ImportError) as error:
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: no unfinished file is left")
+        sys.exit("interrupted: no unfinished file is left; called again, `generate` goes on where it stopped")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Online hard example mining (Shrivastava, Gupta and Girshick, CVPR 2016) for Detectron2.
 
-Importing the package registers its RoI heads, proposal network and one-stage detector with Detectron2.
+Importing the package registers its RoI heads, proposal network and one-stage detector with Detectron2, and the data
+sets of the paper that Detectron2 lacks.
 """
 __version__ = "0.1.0"
 
@@ -13,6 +14,7 @@ except ImportError as error:
     ) from error
 
 from .config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
+from .data.builtin import register_builtin
 from .modeling import (
     OHEMCascadeROIHeads,
     OHEMMixin,
@@ -24,6 +26,8 @@ from .modeling import (
     OHEMRPNMixin,
     roi_losses,
 )
+
+register_builtin()
 
 __all__ = [
     "OHEMCascadeROIHeads",

@@ -136,6 +136,9 @@ def add_ohem_config(cfg: CN) -> None:
     # Training images that their proposal file lacks: "error" names some of them and stops; "ground_truth" trains on
     # their annotated boxes alone. In testing it is always an error.
     cfg.DATASETS.PROPOSALS_MISSING = "error"
+    # Objects that VOC marks as difficult, in training sets of VOC layout: "keep" (Detectron2) or "drop" (the authors).
+    # Evaluation is not affected.
+    cfg.DATASETS.VOC_DIFFICULT = "keep"
 
     # Batches of SOLVER.IMS_PER_BATCH images whose mean gradient makes one iteration, >= 1.
     cfg.SOLVER.ACCUMULATE = 1

@@ -10,7 +10,7 @@ Data sets registered from a YAML file, without Python code. A catalogue maps nam
       year: 2012                     # voc, optional: AP of VOC 2007 (11 points) or of 2012 (area, default)
       annotations: annotations/instances_{split}.json   # coco, required; relative to root
       images: images/{split}                            # coco, optional; relative to root, default root
-      proposals: proposals/bccd_{split}.pkl             # optional; need not exist yet
+      proposals: proposals/bccd_{split}.safetensors     # optional; need not exist yet
 
 Environment variables in paths are expanded. A ``root`` that begins with "." ("./x", "..", ".") is relative
 to the catalogue's folder. Any other relative one is looked up under ``$DETECTRON2_DATASETS`` (default

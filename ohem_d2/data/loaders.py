@@ -7,8 +7,9 @@ mapper looks the boxes up; transforms, clipping and the cut are Detectron2's.
 """
 
 import logging
-import os
 from typing import Any, Iterable, Optional, Sequence
+
+import numpy as np
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import (
@@ -22,9 +23,10 @@ from detectron2.data.detection_utils import build_augmentation, check_metadata_c
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
-from .messages import name_some
+from .difficult import training_config
+from .messages import name_some, other_form
 from .proposals import Proposals, read_proposals
-from .recall import summarize_proposals
+from .recall import ground_truth_boxes, summarize_proposals
 
 __all__ = ["ProposalDatasetMapper", "build_labelled_loader", "build_test_loader", "build_train_loader"]
 
@@ -32,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 # Which of the mapper's Proposals holds the image: ids are unique within a data set only.
 SOURCE_KEY = "proposal_source"
+
+# Images that the recall in the log is measured on, evenly spread over a data set.
+_MEASURED_IMAGES = 2000
 
 
 class ProposalDatasetMapper(DatasetMapper):
@@ -42,23 +47,34 @@ class ProposalDatasetMapper(DatasetMapper):
     """
 
     @configurable
-    def __init__(self, *args: Any, proposals: Sequence[Proposals], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, proposals: Sequence[Proposals], fill: Optional[str] = None, **kwargs: Any
+    ) -> None:
         """
         Args:
             proposals: one per data set; a dataset dict says which by its ``proposal_source`` (default 0).
+            fill: what an image without proposals gets: "ground_truth" its objects, "nothing" none; None: an
+                image that the proposals do not have is a KeyError.
             args, kwargs: as :class:`DatasetMapper`.
         """
         super().__init__(*args, **kwargs)
-        self.proposals = proposals
+        self.proposals, self.fill = proposals, fill
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         dataset_dict = dict(dataset_dict)
         proposals = self.proposals[dataset_dict.pop(SOURCE_KEY, 0)]
-        boxes, scores = proposals[str(dataset_dict["image_id"])]
+        boxes, scores = self._look_up(proposals, dataset_dict)
         dataset_dict["proposal_boxes"] = boxes
         dataset_dict["proposal_objectness_logits"] = scores
         dataset_dict["proposal_bbox_mode"] = BoxMode.XYXY_ABS
         return super().__call__(dataset_dict)
+
+    def _look_up(self, proposals: Proposals, dataset_dict: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        image_id = str(dataset_dict["image_id"])
+        if self.fill is None or proposals.count(image_id):
+            return proposals[image_id]
+        boxes = ground_truth_boxes(dataset_dict if self.fill == "ground_truth" else {})
+        return boxes.astype(np.float32), np.zeros(len(boxes), np.float32)
 
 
 def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
@@ -67,10 +83,12 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
 
     The files are ``DATASETS.PROPOSAL_FILES_TRAIN``, one per data set, or where that is empty the
     ``proposal_file`` of each data set's metadata. The log says how many boxes there are and what they recall.
+    ``DATASETS.VOC_DIFFICULT`` applies.
 
     Raises:
         FileNotFoundError, ValueError: no proposals for a data set or for some of its images, or a bad file.
     """
+    cfg = training_config(cfg)
     if not cfg.MODEL.LOAD_PROPOSALS:
         return build_detection_train_loader(cfg)
     names, key = list(cfg.DATASETS.TRAIN), "PROPOSAL_FILES_TRAIN"
@@ -79,10 +97,11 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     dicts, proposals = _load_datasets(
         names,
         files,
+        _may_miss(cfg),
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         min_keypoints=keypoint_cfg.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
     )
-    mapper = ProposalDatasetMapper(cfg, is_train=True, proposals=proposals)
+    mapper = ProposalDatasetMapper(cfg, is_train=True, proposals=proposals, fill=_fill(cfg))
     return build_detection_train_loader(_without_proposals(cfg), mapper=mapper, dataset=dicts)
 
 
@@ -112,11 +131,15 @@ def build_labelled_loader(cfg: CfgNode, dataset_name: str, num_images: int) -> I
         FileNotFoundError, ValueError: as :func:`build_train_loader`.
     """
     augmentations = build_augmentation(cfg, is_train=False)
+    if dataset_name in cfg.DATASETS.TRAIN:
+        place, cfg = cfg.DATASETS.TRAIN.index(dataset_name), training_config(cfg)
+        dataset_name = cfg.DATASETS.TRAIN[place]
     if cfg.MODEL.LOAD_PROPOSALS:
         split = "TRAIN" if dataset_name in cfg.DATASETS.TRAIN else "TEST"
         file = _proposal_file(cfg, dataset_name, list(cfg.DATASETS[split]), f"PROPOSAL_FILES_{split}")
-        dicts, proposals = _load_datasets([dataset_name], [file], filter_empty=False)
-        mapper = ProposalDatasetMapper(cfg, is_train=True, augmentations=augmentations, proposals=proposals)
+        dicts, proposals = _load_datasets([dataset_name], [file], _may_miss(cfg), filter_empty=False)
+        options = {"augmentations": augmentations, "proposals": proposals, "fill": _fill(cfg)}
+        mapper = ProposalDatasetMapper(cfg, is_train=True, **options)
     else:
         dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
         mapper = DatasetMapper(cfg, is_train=True, augmentations=augmentations)
@@ -150,14 +173,14 @@ def _proposal_file(cfg: CfgNode, name: str, names: list[str], key: str) -> str:
 
 
 def _load_datasets(
-    names: Sequence[str], files: Sequence[str], **kwargs: Any
+    names: Sequence[str], files: Sequence[str], may_miss: bool = False, **kwargs: Any
 ) -> tuple[list[dict[str, Any]], list[Proposals]]:
     """The dataset dicts of all data sets, tagged with their place in the list of Proposals, and that list."""
     all_dicts, all_proposals = [], []
     for source, (name, file) in enumerate(zip(names, files)):
         proposals = read_proposals(file)
         dicts = get_detection_dataset_dicts(name, **kwargs)
-        _check_coverage(dicts, proposals, name, file)
+        _check_coverage(dicts, proposals, name, file, may_miss)
         if comm.is_main_process():
             _log_statistics(dicts, proposals, name, file)
         all_dicts += [{**record, SOURCE_KEY: source} for record in dicts]
@@ -167,31 +190,42 @@ def _load_datasets(
     return all_dicts, all_proposals
 
 
-def _check_coverage(dicts: list[dict[str, Any]], proposals: Proposals, name: str, file: str) -> None:
+def _may_miss(cfg: CfgNode) -> bool:
+    """Whether images of a training set may lack proposals."""
+    value = cfg.DATASETS.get("PROPOSALS_MISSING", "error")
+    if value not in ("error", "ground_truth"):
+        raise ValueError(f"DATASETS.PROPOSALS_MISSING is {value!r}; valid: 'error', 'ground_truth'")
+    return value == "ground_truth"
+
+
+def _fill(cfg: CfgNode) -> Optional[str]:
+    """What the mapper gives to images without proposals: nothing, if the heads add the ground truth anyway."""
+    if not _may_miss(cfg):
+        return None
+    return "nothing" if cfg.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT else "ground_truth"
+
+
+def _check_coverage(
+    dicts: list[dict[str, Any]], proposals: Proposals, name: str, file: str, may_miss: bool
+) -> None:
     ids = [str(record["image_id"]) for record in dicts]
     missing = [image_id for image_id in ids if image_id not in proposals]
-    if missing:
-        raise ValueError(
-            f"{file}: no proposals for {len(missing)} of {len(ids)} images of data set {name!r}: "
-            f"{name_some(missing)}{_other_form(missing[0], proposals)}"
-        )
-
-
-def _other_form(image_id: str, proposals: Proposals) -> str:
-    """A hint, if the file knows the image by an id of another form."""
-
-    def bare(text: str) -> str:
-        return os.path.splitext(os.path.basename(text))[0].lstrip("0")
-
-    other: Optional[str] = next((known for known in proposals if bare(known) == bare(image_id)), None)
-    return f" (the file has {other!r}; ids are compared as strings)" if other is not None else ""
+    if not missing:
+        return
+    message = (
+        f"{file}: no proposals for {len(missing)} of {len(ids)} images of data set {name!r}: "
+        f"{name_some(missing)}{other_form(missing[0], proposals)}"
+    )
+    if not may_miss or len(missing) == len(ids):
+        raise ValueError(message)
+    logger.warning("%s; they are trained on their ground truth alone", message)
 
 
 def _log_statistics(dicts: list[dict[str, Any]], proposals: Proposals, name: str, file: str) -> None:
-    statistics = summarize_proposals(dicts, proposals)
+    statistics = summarize_proposals(dicts, proposals, _MEASURED_IMAGES)
     logger.info("%s: %s (%s)", name, statistics, file)
     if statistics.num_empty:
-        empty = [record["image_id"] for record in dicts if not len(proposals[str(record["image_id"])][0])]
+        empty = [record["image_id"] for record in dicts if not proposals.count(str(record["image_id"]))]
         logger.warning("%s: %d images have no proposal at all: %s", file, len(empty), name_some(empty))
     if statistics.num_outside:
         logger.warning("%s: %d boxes lie outside their image and are dropped", file, statistics.num_outside)

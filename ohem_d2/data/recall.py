@@ -10,7 +10,9 @@ from torchvision.ops import box_iou
 
 from detectron2.structures import BoxMode
 
-__all__ = ["ProposalStatistics", "proposal_recall", "summarize_proposals"]
+from .proposals import Proposals
+
+__all__ = ["ProposalStatistics", "ground_truth_boxes", "proposal_recall", "summarize_proposals"]
 
 DatasetDicts = Sequence[Mapping[str, Any]]
 ProposalMap = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -22,6 +24,7 @@ class ProposalStatistics:
 
     num_images: int
     num_empty: int  # images without a single proposal
+    num_measured: int  # images that the next number and the recall are of
     num_outside: int  # boxes that share no area with their image
     boxes_min: int  # boxes per image
     boxes_median: float
@@ -30,6 +33,8 @@ class ProposalStatistics:
 
     def __str__(self) -> str:
         recall = "no ground truth" if math.isnan(self.recall) else f"recall {self.recall:.3f} at IoU 0.5"
+        if self.num_measured < self.num_images:
+            recall += f" ({self.num_measured} images measured)"
         return (
             f"proposals for {self.num_images - self.num_empty} of {self.num_images} images, "
             f"{self.boxes_min} to {self.boxes_max} boxes per image (median {self.boxes_median:g}), {recall}"
@@ -54,31 +59,52 @@ def proposal_recall(
     """
     covered = total = 0
     for record in dataset_dicts:
-        truth = torch.from_numpy(_ground_truth(record))
-        boxes, _ = proposals.get(str(record["image_id"]), (np.zeros((0, 4)), None))
+        truth = torch.from_numpy(ground_truth_boxes(record))
         total += len(truth)
-        candidates = torch.tensor(boxes[:top_k], dtype=torch.float64)
+        candidates = torch.tensor(_boxes(proposals, record)[:top_k], dtype=torch.float64)
         if len(truth) and len(candidates):
             covered += int((box_iou(truth, candidates).amax(dim=1) >= iou).sum())
     return covered / total if total else math.nan
 
 
-def summarize_proposals(dataset_dicts: DatasetDicts, proposals: ProposalMap) -> ProposalStatistics:
-    """Statistics of the proposals of ``dataset_dicts``, every image of which must be in ``proposals``."""
-    boxes = [proposals[str(record["image_id"])][0] for record in dataset_dicts]
-    counts = np.array([len(b) for b in boxes])
+def summarize_proposals(
+    dataset_dicts: DatasetDicts, proposals: ProposalMap, max_images: Optional[int] = None
+) -> ProposalStatistics:
+    """
+    Statistics of the proposals of ``dataset_dicts``. An image that ``proposals`` lacks counts as one without.
+
+    Args:
+        max_images: measure the recall and the boxes outside on this many images, evenly spread, so that not
+            all boxes of a large file are read; None means all.
+    """
+    counts = np.array([_count(proposals, str(record["image_id"])) for record in dataset_dicts] or [0])
+    step = 1 if max_images is None else -(-len(dataset_dicts) // max_images)
+    some = dataset_dicts[::max(step, 1)]
     return ProposalStatistics(
-        num_images=len(counts),
-        num_empty=int((counts == 0).sum()),
-        num_outside=sum(_count_outside(record, b) for record, b in zip(dataset_dicts, boxes)),
+        num_images=len(dataset_dicts),
+        num_empty=int((counts == 0).sum()) if len(dataset_dicts) else 0,
+        num_measured=len(some),
+        num_outside=sum(_count_outside(record, _boxes(proposals, record)) for record in some),
         boxes_min=int(counts.min()),
         boxes_median=float(np.median(counts)),
         boxes_max=int(counts.max()),
-        recall=proposal_recall(dataset_dicts, proposals),
+        recall=proposal_recall(some, proposals),
     )
 
 
-def _ground_truth(record: Mapping[str, Any]) -> np.ndarray:
+def _count(proposals: ProposalMap, image_id: str) -> int:
+    if isinstance(proposals, Proposals):
+        return proposals.count(image_id)
+    return len(proposals[image_id][0]) if image_id in proposals else 0
+
+
+def _boxes(proposals: ProposalMap, record: Mapping[str, Any]) -> np.ndarray:
+    """The boxes of an image, (n, 4), best first."""
+    entry = proposals.get(str(record["image_id"]))
+    return np.zeros((0, 4), np.float32) if entry is None else entry[0]
+
+
+def ground_truth_boxes(record: Mapping[str, Any]) -> np.ndarray:
     """The boxes of an image, (g, 4) float64 XYXY_ABS, without crowds."""
     by_mode: dict[BoxMode, list] = {}
     for annotation in record.get("annotations", ()):

@@ -10,24 +10,28 @@ import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, ClassVar, Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
-__all__ = ["MODES", "generate_selective_search", "selective_search"]
+from .generation import unique_images
+
+__all__ = ["MODES", "SelectiveSearch", "generate_selective_search", "selective_search"]
 
 MODES = ("fast", "quality")
 
 _ORDER_SEED = 0
 _IMAGES_PER_TASK = 4
+_MIN_SIZE = 2
 
 logger = logging.getLogger(__name__)
 
 
 def selective_search(
-    image_bgr: np.ndarray, mode: str = "fast", scale: float = 1.0, min_size: float = 2
+    image_bgr: np.ndarray, mode: str = "fast", scale: float = 1.0, min_size: float = _MIN_SIZE
 ) -> np.ndarray:
     """
     Search one image for boxes that may hold an object.
@@ -93,17 +97,48 @@ def generate_selective_search(
             a wrong option.
         ImportError: see :func:`selective_search`.
     """
-    _check_options(mode, scale, min_size=0)
-    _segmentation_module()
-    files = _files_by_id(dataset_dicts)
-    workers = min(_num_cores() if workers is None else workers, len(files))
-    if workers < 1 and files:
-        raise ValueError(f"workers is {workers}; it must be at least 1")
-    search = partial(_search_file, mode=mode, scale=scale)
-    logger.info("Selective Search (%s, scale %g): %d images, %d processes", mode, scale, len(files), workers)
-    with closing(_map(search, list(files.values()), workers)) as results:
-        bar = tqdm(results, total=len(files), desc="Selective Search", unit="image", disable=not progress)
-        return {image_id: (boxes, _descending(len(boxes))) for boxes, image_id in zip(bar, files)}
+    records = unique_images(dataset_dicts)
+    method = SelectiveSearch(mode, scale, workers)
+    with closing(method(records)) as results:
+        bar = tqdm(results, total=len(records), desc="Selective Search", unit="image", disable=not progress)
+        return {str(record["image_id"]): entry for record, entry in zip(records, bar)}
+
+
+@dataclass(frozen=True)
+class SelectiveSearch:
+    """
+    Selective Search as a method of :func:`generate_proposals`; arguments, scores and errors are those of
+    :func:`generate_selective_search`.
+    """
+
+    mode: str = "fast"
+    scale: float = 1.0
+    workers: Optional[int] = None
+
+    name: ClassVar[str] = "selective-search"
+
+    def __post_init__(self) -> None:
+        _check_options(self.mode, self.scale, min_size=0)
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; it must be at least 1")
+        _segmentation_module()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        import cv2
+
+        options = {"mode": self.mode, "scale": float(self.scale), "min_size": _MIN_SIZE}
+        return {**options, "opencv": cv2.__version__}
+
+    def __call__(self, records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        files = [record["file_name"] for record in records]
+        workers = min(self.workers or _num_cores(), len(files))
+        message = "Selective Search (%s, scale %g): %d images, %d processes"
+        logger.info(message, self.mode, self.scale, len(files), workers)
+        search = partial(_search_file, mode=self.mode, scale=self.scale)
+        with closing(_map(search, files, workers)) as results:
+            for boxes in results:
+                yield boxes, _descending(len(boxes))
 
 
 def _descending(num: int) -> np.ndarray:
@@ -183,18 +218,6 @@ def _segmentation_module():
             'opencv-python-headless, then pip install "ohem_d2[proposals]" (opencv-contrib-python); '
             "these builds overwrite each other, so only one of them can be installed"
         ) from None
-
-
-def _files_by_id(dataset_dicts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    files: dict[str, str] = {}
-    for record in dataset_dicts:
-        image_id, file_name = str(record["image_id"]), record["file_name"]
-        if files.setdefault(image_id, file_name) != file_name:
-            raise ValueError(
-                f"image id {image_id!r} stands for two files, {files[image_id]} and {file_name}: "
-                "write the proposals of these data sets to two files"
-            )
-    return files
 
 
 def _num_cores() -> int:

@@ -9,9 +9,10 @@ from typing import Any, Sequence, Union
 
 from detectron2.structures import BoxMode
 
+from .images import read_image_size
 from .messages import name_some
 
-__all__ = ["load_voc"]
+__all__ = ["load_voc", "load_voc_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ def load_voc(root: Union[str, Path], split: str, classes: Sequence[str]) -> list
     """
     root = Path(root)
     ids = _read_split(root, split)
-    images = _index_folder(root / "JPEGImages", IMAGE_EXTENSIONS)
-    xmls = _index_folder(root / "Annotations", (".xml",))
+    images = index_folder(root / "JPEGImages", IMAGE_EXTENSIONS)
+    xmls = index_folder(root / "Annotations", (".xml",))
     _require(ids, images, f"images ({', '.join(IMAGE_EXTENSIONS)})", root / "JPEGImages")
     _require(ids, xmls, "XML files", root / "Annotations")
 
@@ -54,6 +55,25 @@ def load_voc(root: Union[str, Path], split: str, classes: Sequence[str]) -> list
     if dropped:
         message = "%s, split %s: dropped %d boxes of zero size: %s"
         logger.warning(message, root, split, len(dropped), name_some(dropped, 20))
+    return dicts
+
+
+def load_voc_images(root: Union[str, Path], split: str) -> list[dict[str, Any]]:
+    """
+    Load a split without annotations; the sizes of the images come from their headers.
+
+    Raises:
+        FileNotFoundError: no such split, or images that it names are missing.
+        ValueError: a split without ids or with an id twice; an image without a readable header.
+    """
+    root = Path(root)
+    ids = _read_split(root, split)
+    images = index_folder(root / "JPEGImages", IMAGE_EXTENSIONS)
+    _require(ids, images, f"images ({', '.join(IMAGE_EXTENSIONS)})", root / "JPEGImages")
+    dicts = []
+    for image_id in ids:
+        width, height = read_image_size(images[image_id])
+        dicts.append({"file_name": images[image_id], "image_id": image_id, "height": height, "width": width})
     return dicts
 
 
@@ -73,7 +93,7 @@ def _read_split(root: Path, split: str) -> list[str]:
     return ids
 
 
-def _index_folder(folder: Path, extensions: Sequence[str]) -> dict[str, str]:
+def index_folder(folder: Path, extensions: Sequence[str]) -> dict[str, str]:
     """Map stem -> path of the files with one of ``extensions`` (any case), listing the folder once."""
     rank = {extension: index for index, extension in enumerate(extensions)}
     found: dict[str, tuple[int, str]] = {}

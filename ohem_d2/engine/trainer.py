@@ -1,11 +1,13 @@
 """The trainer."""
-from detectron2.checkpoint import DetectionCheckpointer
+import weakref
+
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data import build_test_loader, build_train_loader
 from .accumulation import AccumulatingTrainer
+from .checkpoints import CheckedCheckpointer
 from .evaluators import build_evaluator, check_evaluation
 from .hooks import AllRoILoss
 from .steps import DelegatedSteps, NamedBatches
@@ -30,7 +32,7 @@ class OHEMTrainer(DelegatedSteps, DefaultTrainer):
     def build_trained_model(cls, cfg, resume: bool):
         """The model with ``MODEL.WEIGHTS``; if `resume`, with the last checkpoint of the output folder."""
         model = cls.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        CheckedCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         return model
 
     @classmethod
@@ -46,6 +48,8 @@ class OHEMTrainer(DelegatedSteps, DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self):
+        # Before the hook that saves checkpoints takes the parent's.
+        self.checkpointer = CheckedCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         hooks = super().build_hooks()
         if self.cfg.TEST.ROI_LOSS.PERIOD > 0:
             writer = 1 if comm.is_main_process() else 0  # the last hook writes what the others measured

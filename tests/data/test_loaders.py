@@ -18,7 +18,9 @@ from detectron2.data import (
 )
 
 from ohem_d2.data import ProposalDatasetMapper, build_test_loader, build_train_loader, load_voc
+from ohem_d2 import add_ohem_config
 from ohem_d2.data import read_proposals, write_proposals
+from ohem_d2.data.proposals.formats import write_detectron2
 
 DOG = [("dog", (3, 4, 20, 25))]
 COVER = (np.array([[2, 3, 20, 25], [0, 0, 9, 9], [30, 20, 40, 30]], np.float32), np.ones(3))
@@ -31,7 +33,7 @@ def dataset(make_voc, tmp_path):
 
     def register(name, proposals, objects=DOG, images=("000001", "000002"), **kwargs):
         root = make_voc({image_id: objects for image_id in images}, name=name, **kwargs)
-        path = tmp_path / f"{name}.pkl"
+        path = tmp_path / f"{name}.safetensors"
         write_proposals(path, proposals)
         DatasetCatalog.register(name, lambda: load_voc(root, "train", ["dog"]))
         MetadataCatalog.get(name).set(thing_classes=["dog"])
@@ -42,6 +44,7 @@ def dataset(make_voc, tmp_path):
 
 def config(train=(), files=(), test=(), test_files=()):
     cfg = get_cfg()
+    add_ohem_config(cfg)
     cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN = train, files
     cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST = test, test_files
     cfg.MODEL.LOAD_PROPOSALS = True
@@ -61,17 +64,25 @@ def assert_same(ours, theirs):
         assert torch.equal(ours["instances"].gt_boxes.tensor, theirs["instances"].gt_boxes.tensor)
 
 
+def as_pickle(path):
+    write_detectron2(path + ".pkl", read_proposals(path))
+    return path + ".pkl"
+
+
+@pytest.mark.parametrize("crop", [False, True])
 @pytest.mark.parametrize("is_train", [True, False])
-def test_equals_detectron2s_own_path_to_the_bit_if_scores_differ(dataset, is_train):
+@pytest.mark.parametrize("form", [str, as_pickle])
+def test_equals_detectron2s_own_path_to_the_bit_if_scores_differ(dataset, is_train, crop, form):
     rng = np.random.default_rng(0)
     corner = rng.uniform(-5, 35, (50, 2)).astype(np.float32)
     boxes = np.hstack([corner, corner + rng.uniform(0, 30, (50, 2)).astype(np.float32)])
     path = dataset("pets", {i: (boxes, rng.permutation(50)) for i in ("000001", "000002")})
     cfg = config()
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = crop, "relative", [0.8, 0.8]
     cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST = 20
     dicts = DatasetCatalog.get("pets")
-    theirs_in = load_proposals_into_dataset(copy.deepcopy(dicts), path)
-    ours = ProposalDatasetMapper(cfg, is_train, proposals=[read_proposals(path)])
+    theirs_in = load_proposals_into_dataset(copy.deepcopy(dicts), as_pickle(path))
+    ours = ProposalDatasetMapper(cfg, is_train, proposals=[read_proposals(form(path))])
     theirs, flipped = DatasetMapper(cfg, is_train), set()
     for seed in range(4):
         for record, with_proposals in zip(dicts, theirs_in):
@@ -79,9 +90,10 @@ def test_equals_detectron2s_own_path_to_the_bit_if_scores_differ(dataset, is_tra
             a = ours(record)
             np.random.seed(seed), random.seed(seed)
             assert_same(a, theirs(with_proposals))
-            assert len(a["proposals"]) == 20
+            assert crop and is_train or len(a["proposals"]) == 20
             flipped.add(a["proposals"].proposal_boxes.tensor[0].numpy().tobytes())
-    assert len(flipped) == (4 if is_train else 2)  # two images, flipped and not
+    # Two images, flipped and not; crops all differ.
+    assert len(flipped) == (2 if not is_train else 8 if crop else 4)
     assert "proposal_boxes" not in dicts[0]
 
 
@@ -93,6 +105,7 @@ def test_first_boxes_of_constant_scores_survive_the_cut(dataset):
     loader = build_test_loader(cfg, "pets")  # 60 pixels in, 60 out: boxes keep their coordinates
     kept = next(iter(loader))[0]["proposals"].proposal_boxes.tensor.numpy()
     np.testing.assert_array_equal(kept, boxes[:100])
+    cfg.DATASETS.PROPOSAL_FILES_TEST = (as_pickle(path),)
     theirs = next(iter(build_detection_test_loader(cfg, "pets")))[0]["proposals"].proposal_boxes.tensor
     assert not np.array_equal(theirs.numpy(), boxes[:100])
 
@@ -152,7 +165,7 @@ def test_images_without_an_entry_are_counted_and_named(dataset):
     images = [f"{i:06}" for i in range(8)]
     path = dataset("pets", {"000000": COVER}, images=images)
     names = "7 of 8 images of data set 'pets': 000001, 000002, 000003, 000004, 000005 and 2 more$"
-    with pytest.raises(ValueError, match=f"pets.pkl: no proposals for {names}"):
+    with pytest.raises(ValueError, match=f"pets.safetensors: no proposals for {names}"):
         build_train_loader(config(("pets",), (path,)))
 
 
@@ -210,3 +223,28 @@ def test_workers_started_by_spawn_get_the_proposals(dataset):
 def test_the_data_room_needs_no_opencv():
     code = "import sys; sys.modules['cv2'] = None; import ohem_d2.data"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("append_gt, boxes", [(True, []), (False, [[2, 3, 20, 25]])])
+def test_training_images_without_proposals_get_their_ground_truth_if_told(dataset, caplog, append_gt, boxes):
+    path = dataset("pets", {"000001": COVER})
+    cfg = config(("pets",), (path,), ("pets",), (path,))
+    cfg.DATASETS.PROPOSALS_MISSING = "ground_truth"
+    cfg.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT = append_gt  # then the heads add it
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP = (30,), "none"  # the size of the images
+    loader = iter(build_train_loader(cfg))
+    seen = {image["image_id"]: image["proposals"].proposal_boxes for _ in range(6) for image in next(loader)}
+    assert seen["000002"].tensor.tolist() == boxes and len(seen["000001"]) == 3
+    assert "no proposals for 1 of 2 images of data set 'pets': 000002; they are trained on" in caplog.text
+    with pytest.raises(ValueError, match="no proposals for 1 of 2"):  # ground truth is no proposal in a test
+        build_test_loader(cfg, "pets")
+
+
+def test_a_file_without_any_image_of_the_data_set_is_an_error_in_any_case(dataset):
+    cfg = config(("pets",), (dataset("pets", {"1": COVER}),))
+    cfg.DATASETS.PROPOSALS_MISSING = "ground_truth"
+    with pytest.raises(ValueError, match="no proposals for 2 of 2 .* .the file has '1'"):
+        build_train_loader(cfg)
+    cfg.DATASETS.PROPOSALS_MISSING = "skip"
+    with pytest.raises(ValueError, match="PROPOSALS_MISSING is 'skip'; valid: 'error', 'ground_truth'"):
+        build_train_loader(cfg)

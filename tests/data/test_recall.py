@@ -81,3 +81,15 @@ def test_recall_agrees_with_a_plain_loop():
     proposals = Proposals((i, b, np.zeros(20)) for i, b in enumerate(boxes))
     assert 0 < covered < 30
     assert proposal_recall([image(i, *t) for i, t in enumerate(truth)], proposals) == covered / 30
+
+
+def test_recall_and_strays_can_be_measured_on_some_images():
+    images = [image(1, OBJECT), image(3, OBJECT), image(1, OBJECT), image(3, OBJECT)]
+    summary = summarize_proposals(images, PROPOSALS, max_images=2)  # the first and the third
+    assert (summary.num_images, summary.num_measured, summary.recall, summary.num_outside) == (4, 2, 1, 0)
+    assert str(summary).endswith("(median 1.5), recall 1.000 at IoU 0.5 (2 images measured)")
+
+
+def test_an_image_that_is_not_there_counts_as_one_without_boxes():
+    assert summarize_proposals([image(1), image("none")], PROPOSALS).num_empty == 1
+    assert summarize_proposals([image(1), image("none")], dict(PROPOSALS)).boxes_min == 0

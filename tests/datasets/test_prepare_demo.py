@@ -42,7 +42,7 @@ def test_one_seed_gives_one_data_set_and_another_seed_another(prepare):
     assert files(first) == files(again)
     assert files(first).keys() == files(other).keys()
     same = [name for name in files(first) if files(first)[name] == files(other)[name]]
-    assert not [name for name in same if name.endswith((".jpg", ".xml", ".pkl"))]
+    assert not [name for name in same if name.endswith((".jpg", ".xml", ".safetensors"))]
 
 
 def test_an_image_does_not_depend_on_how_many_there_are(prepare):

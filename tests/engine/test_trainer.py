@@ -4,7 +4,7 @@ import torch
 from ohem_d2.data import write_proposals
 from ohem_d2.engine import OHEMTrainer, load_config
 
-CATALOG = "toy: {format: voc, root: voc, splits: [train], classes: [cat, dog], proposals: ./proposals.pkl}\n"
+CATALOG = "toy: {format: voc, root: voc, splits: [train], classes: [cat, dog], proposals: ./proposals.safetensors}\n"
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def make_cfg(tmp_path, make_voc, monkeypatch):
     corners = rng.uniform(0, 15, (2, 30, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(8, 15, (2, 30, 2))], axis=2).astype(np.float32)
     scores = np.zeros(30, np.float32)
-    write_proposals(tmp_path / "proposals.pkl", {"000001": (boxes[0], scores), "000002": (boxes[1], scores)})
+    write_proposals(tmp_path / "proposals.safetensors", {"000001": (boxes[0], scores), "000002": (boxes[1], scores)})
 
     def make(name, *opts):
         return load_config(

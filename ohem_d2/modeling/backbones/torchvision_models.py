@@ -1,4 +1,5 @@
 """torchvision's classification networks as backbones, by name."""
+
 import math
 from typing import Dict, List, Sequence
 
@@ -16,13 +17,29 @@ NORMS = ("BN", "FrozenBN")
 _PROBE_SIZE = 256
 """Side in pixels of the image that the shapes of the features are measured on."""
 
+SCALED = ("googlenet", "inception_v3")
+"""Networks that, when pretrained, scale images once more, to mean and std of 0.5; here they do not."""
+
+
+def check_network(key: str, name: str) -> None:
+    """Raise ValueError, which names `key`, unless torchvision has a classification network `name`."""
+    _check_one_of(key, name, list_models(module=torchvision.models))
+
+
+def build_network(name: str) -> nn.Module:
+    """torchvision's classification network `name`, its weights random; ValueError: there is none."""
+    check_network("torchvision network", name)
+    return get_model(
+        name, weights=None, **({"init_weights": True} if name in SCALED else {})
+    )  # else these two warn
+
 
 @BACKBONE_REGISTRY.register()
 class TorchvisionBackbone(Backbone):
-    """Features of any convolutional classification network of torchvision, from the layers named in the config.
+    """Features of any convolutional classification network of torchvision, from layers that the config names.
 
-    The features are called as their layers are. Weights are random until a checkpoint is loaded; the keys of a
-    state dict are torchvision's after ``body.``.
+    The features are called as their layers are. Weights are random until a checkpoint is loaded; the keys
+    of a state dict are torchvision's after ``body.``.
     """
 
     @configurable
@@ -44,15 +61,18 @@ class TorchvisionBackbone(Backbone):
             norm: "BN", or "FrozenBN" for batch normalisation by fixed statistics.
 
         Raises:
-            ValueError: an unknown name, with the valid ones; a layer whose output is no feature map of its stride.
+            ValueError: an unknown name, with the valid ones; an output that is no feature map of its stride.
         """
         super().__init__()
-        _check_one_of("NAME", name, list_models(module=torchvision.models))
-        _check_one_of("NORM", norm, NORMS)
-        model = get_model(name, weights=None, **_QUIET.get(name, {}))
+        check_network("MODEL.TORCHVISION.NAME", name)
+        _check_one_of("MODEL.TORCHVISION.NORM", norm, NORMS)
+        model = build_network(name)
         _check_layers(model, layers)
         if len(layers) != len(strides):
-            raise ValueError(f"MODEL.TORCHVISION.STRIDES {tuple(strides)} must have one stride for each of LAYERS {tuple(layers)}")
+            raise ValueError(
+                f"MODEL.TORCHVISION.STRIDES {tuple(strides)} must have one stride for each of "
+                f"LAYERS {tuple(layers)}"
+            )
         self.body = create_feature_extractor(model, list(layers), suppress_diff_warning=True)
         self._strides = dict(zip(layers, strides))
         self._sizes = self._measure(name)
@@ -77,13 +97,14 @@ class TorchvisionBackbone(Backbone):
             with torch.no_grad():
                 features = self.body(torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE))
         except (AssertionError, RuntimeError) as error:
-            raise ValueError(f"MODEL.TORCHVISION.NAME {name!r} takes no image of any size: {error}") from None
+            raise ValueError(f"MODEL.TORCHVISION.NAME {name!r} cannot be a backbone: {error}") from None
         self.train()
         for layer, feature in features.items():
             if not _has_stride(feature, self._strides[layer]):
                 raise ValueError(
-                    f"MODEL.TORCHVISION.STRIDES has {self._strides[layer]} for {layer!r} of {name!r}, whose output for "
-                    f"an image of {_PROBE_SIZE} x {_PROBE_SIZE} has shape {tuple(getattr(feature, 'shape', ()))}"
+                    f"MODEL.TORCHVISION.STRIDES has {self._strides[layer]} for {layer!r} of {name!r}, whose "
+                    f"output for an image of {_PROBE_SIZE} x {_PROBE_SIZE} has shape "
+                    f"{tuple(getattr(feature, 'shape', ()))}"
                 )
         return {layer: feature.shape[1:] for layer, feature in features.items()}
 
@@ -92,7 +113,10 @@ class TorchvisionBackbone(Backbone):
         for name in names:
             below = [p for key, p in parameters.items() if f"{key}.".startswith(f"{name}.")]
             if not below:
-                raise ValueError(f"MODEL.TORCHVISION.FREEZE has {name!r}; valid: {', '.join(_shallow(parameters))}, and below")
+                raise ValueError(
+                    f"MODEL.TORCHVISION.FREEZE has {name!r}; valid: {', '.join(_shallow(parameters))}, "
+                    "and below"
+                )
             for parameter in below:
                 parameter.requires_grad_(False)
 
@@ -112,7 +136,10 @@ class TorchvisionBackbone(Backbone):
         return self.body(images)
 
     def output_shape(self) -> Dict[str, ShapeSpec]:
-        return {layer: ShapeSpec(channels=c, stride=self._strides[layer]) for layer, (c, _, _) in self._sizes.items()}
+        return {
+            layer: ShapeSpec(channels=c, stride=self._strides[layer])
+            for layer, (c, _, _) in self._sizes.items()
+        }
 
 
 @BACKBONE_REGISTRY.register()
@@ -125,12 +152,12 @@ def build_torchvision_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     bottom_up, names = TorchvisionBackbone(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES
     shapes = bottom_up.output_shape()
     for name in names:
-        _check_one_of("LAYERS", name, list(shapes), key="MODEL.FPN.IN_FEATURES")
+        _check_one_of("MODEL.FPN.IN_FEATURES", name, list(shapes))
     strides = [shapes[name].stride for name in names]
     if not bottom_up.divides or any(b != 2 * a for a, b in zip(strides, strides[1:])):
         raise ValueError(
-            f"MODEL.TORCHVISION.NAME {cfg.MODEL.TORCHVISION.NAME!r} fits no FPN: its features of strides {strides} are no "
-            "pyramid, each of exactly half the sides of the one before"
+            f"MODEL.TORCHVISION.NAME {cfg.MODEL.TORCHVISION.NAME!r} fits no FPN: its features of strides "
+            f"{strides} are no pyramid, each of exactly half the sides of the one before"
         )
     return FPN(
         bottom_up=bottom_up,
@@ -142,12 +169,8 @@ def build_torchvision_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     )
 
 
-# Networks that warn unless told how to initialise.
-_QUIET = {"googlenet": {"init_weights": True}, "inception_v3": {"init_weights": True}}
-
-
 def _has_stride(feature: Tensor, stride: int) -> bool:
-    """Whether `feature` of the probe is an NCHW map of `stride`; networks without padding lose up to half a cell."""
+    """Whether `feature` of the probe is an NCHW map of `stride`, give or take what lack of padding costs."""
     if not isinstance(feature, Tensor) or feature.dim() != 4:
         return False
     return all(2 ** round(math.log2(_PROBE_SIZE / side)) == stride for side in feature.shape[2:])
@@ -158,7 +181,10 @@ def _check_layers(model: nn.Module, layers: Sequence[str]) -> None:
     known = {".".join(node.split(".")[:depth]) for node in nodes for depth in range(1, node.count(".") + 2)}
     unknown = [layer for layer in layers if layer not in known]
     if unknown or not layers:
-        raise ValueError(f"MODEL.TORCHVISION.LAYERS has {(unknown or [()])[0]!r}; valid: {', '.join(_shallow(nodes))}, and below")
+        raise ValueError(
+            f"MODEL.TORCHVISION.LAYERS has {(unknown or [()])[0]!r}; valid: {', '.join(_shallow(nodes))}, "
+            "and below"
+        )
 
 
 def _shallow(names: Sequence[str]) -> List[str]:
@@ -166,6 +192,6 @@ def _shallow(names: Sequence[str]) -> List[str]:
     return list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
 
 
-def _check_one_of(name: str, value: str, valid: Sequence[str], key: str = "") -> None:
+def _check_one_of(key: str, value: str, valid: Sequence[str]) -> None:
     if value not in valid:
-        raise ValueError(f"{key or f'MODEL.TORCHVISION.{name}'} has {value!r}; valid: {', '.join(valid)}")
+        raise ValueError(f"{key} has {value!r}; valid: {', '.join(valid)}")

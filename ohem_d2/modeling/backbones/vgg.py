@@ -1,7 +1,8 @@
-"""The two networks of the paper: VGG16 (Simonyan and Zisserman 2015) and VGG_CNN_M_1024 (Chatfield et al. 2014).
+"""The paper's networks: VGG16 (Simonyan and Zisserman 2015) and VGG_CNN_M_1024 (Chatfield et al. 2014).
 
 Layers are called as in the authors' Caffe models (``conv1_1``, ``fc6``), and so are the keys of a state dict.
 """
+
 from typing import ClassVar, Dict, Iterator, Sequence, Tuple
 
 import torch
@@ -26,7 +27,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 class _VGG(Backbone):
     """Five blocks of convolutions, each followed by a ReLU. The only output is ``conv5``, at stride 16.
 
-    Pooling rounds up, as Caffe's does: an image of H x W pixels has maps of about H / 16 x W / 16 cells, rounded up.
+    Pooling rounds up, as Caffe's does: a side of 600 pixels has 38 cells in VGG16.
     """
 
     @configurable
@@ -41,7 +42,9 @@ class _VGG(Backbone):
         """
         super().__init__()
         if freeze_at not in range(6):
-            raise ValueError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}; valid for {type(self).__name__}: 0 to 5 blocks")
+            raise ValueError(
+                f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}; valid for {type(self).__name__}: 0 to 5 blocks"
+            )
         for name, layer in self._layers(in_channels):
             self.add_module(name, layer)
         convs = {name: layer for name, layer in self.named_children() if isinstance(layer, nn.Conv2d)}
@@ -97,11 +100,13 @@ class VGG16(_VGG):
 class VGG_CNN_M_1024(_VGG):
     """Five convolutions. The paper trains them from ``conv2`` up: ``MODEL.BACKBONE.FREEZE_AT: 1``.
 
-    The first has no padding, so images must have at least 15 pixels a side.
+    Images must have at least 25 pixels a side, since the first convolution has no padding.
     """
 
     def _layers(self, in_channels: int) -> NamedLayers:
-        for block, conv in enumerate([nn.Conv2d(in_channels, 96, 7, stride=2), nn.Conv2d(96, 256, 5, 2, padding=1)], 1):
+        for block, conv in enumerate(
+            [nn.Conv2d(in_channels, 96, 7, stride=2), nn.Conv2d(96, 256, 5, 2, padding=1)], 1
+        ):
             yield f"conv{block}", conv
             yield f"relu{block}", nn.ReLU(inplace=True)
             yield f"norm{block}", LocalResponseNorm(size=5, alpha=5e-4, beta=0.75, k=2.0)
@@ -121,7 +126,7 @@ class _VGGBoxHead(nn.Sequential):
     def __init__(self, *, input_shape: ShapeSpec):
         """
         Args:
-            input_shape: of the pooled features of a RoI, with channels, height and width; flattened in that order.
+            input_shape: channels, height and width of the pooled features of a RoI, flattened in that order.
         """
         super().__init__()
         self.add_module("flatten", nn.Flatten())

@@ -1,4 +1,5 @@
 import pickle
+import tracemalloc
 from collections import OrderedDict
 
 import numpy as np
@@ -6,8 +7,8 @@ import pytest
 from detectron2.data import load_proposals_into_dataset
 from detectron2.structures import BoxMode
 
-import ohem_d2.data.proposals as module
-from ohem_d2.data import Proposals, read_proposals, write_proposals
+from ohem_d2.data import Proposals, read_proposals
+from ohem_d2.data.proposals.formats import write_detectron2
 
 BOXES = np.array([[0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 3, 3], [0, 0, 4, 4]], np.float32)
 
@@ -150,7 +151,7 @@ def test_bad_content_is_one_line_with_file_and_image(dump, changes, message):
 def test_no_file_no_pickle_no_dict(dump, tmp_path):
     with pytest.raises(FileNotFoundError, match="none.pkl does not exist"):
         read_proposals(tmp_path / "none.pkl")
-    with pytest.raises(ValueError, match="holds a list instead of a dict"):
+    with pytest.raises(ValueError, match="a list, as mmdetection writes it, has no image ids"):
         read_proposals(dump([]))
     for broken in (b"", b"junk\n", dump(content()).read_bytes()[:-40]):
         (tmp_path / "p.pkl").write_bytes(broken)
@@ -158,9 +159,9 @@ def test_no_file_no_pickle_no_dict(dump, tmp_path):
             read_proposals(tmp_path / "p.pkl")
 
 
-def test_what_is_written_reads_back_here_and_in_detectron2(tmp_path):
+def test_what_is_exported_reads_back_here_and_in_detectron2(tmp_path):
     path = tmp_path / "new/p.pkl"
-    write_proposals(path, {"a": (BOXES, np.array([4.0, 1, 2, 3])), 5: (np.zeros((0, 4)), np.zeros(0))})
+    write_detectron2(path, Proposals([("a", BOXES, [4.0, 1, 2, 3]), (5, [], [])]))
     boxes, scores = read_proposals(path)["a"]
     assert boxes[:, 2].tolist() == [1, 4, 3, 2] and scores.tolist() == [4, 3, 2, 1]
     first, second = load_proposals_into_dataset([{"image_id": "a"}, {"image_id": 5}], str(path))
@@ -168,17 +169,71 @@ def test_what_is_written_reads_back_here_and_in_detectron2(tmp_path):
     assert first["proposal_bbox_mode"] is BoxMode.XYXY_ABS and second["proposal_boxes"].shape == (0, 4)
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "p.pkl"
-    write_proposals(path, {"a": (BOXES, np.zeros(4))})
-    old = path.read_bytes()
-    with pytest.raises(ValueError, match="p.pkl, image b"):
-        write_proposals(path, {"b": (BOXES, np.zeros(3))})
+def test_detectrons_pickles_of_python_2_are_read(tmp_path):
+    """Protocol 2 as Python 2 wrote it: text and the bytes of arrays as 8-bit strings, to be taken as latin1."""
+    pixels = np.array([[200, 1, 255, 9]], np.uint8).tobytes()
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x01K\x04\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89U\x04" + pixels + b"tb"
+    )
+    content = (
+        b"\x80\x02}(U\x07indexes](U\x06000005eU\x05boxes]("
+        + array
+        + b"eU\x06scores](](G?\xe0\0\0\0\0\0\0eeu."
+    )
+    (tmp_path / "p.pkl").write_bytes(content)
+    boxes, scores = read_proposals(tmp_path / "p.pkl")["000005"]
+    assert boxes.tolist() == [[200, 1, 255, 9]] and scores.tolist() == [0.5]
 
-    def full(fd):
-        raise OSError("no space left")
 
-    monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(OSError, match="no space left"):
-        write_proposals(path, {"b": (BOXES, np.zeros(4))})
-    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
+def laughs(depth):
+    nested = [0] * 10
+    for _ in range(depth):
+        nested = [nested] * 10
+    return nested
+
+
+LARGE = np.zeros((5000, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"boxes": [laughs(9), []]},
+            "image 000001: boxes and scores must be numbers",
+        ),  # 10 GB if it were unrolled
+        ({"boxes": laughs(9)[:2]}, "image 000001: boxes and scores must be numbers"),
+        (
+            {"ids": list(range(900)), "boxes": [LARGE] * 900, "objectness_logits": [LARGE[:, 0]] * 900},
+            "refused",
+        ),
+        ({"ids": [laughs(9), "2"]}, "an image id is a string or an integer"),
+        ({"bbox_mode": laughs(1)}, "bbox_mode must be"),
+        ({"boxes": "ab"}, "boxes must be a list, not a str"),
+    ],
+)
+def test_a_small_pickle_cannot_fill_the_memory(dump, changes, message):
+    path = dump(content(**changes))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message) as caught:
+            read_proposals(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "call", [(np.ndarray, ((10**9,),)), (np.zeros(1).__reduce__()[0], (np.ndarray, (10**9,), b"d"))]
+)
+def test_arrays_of_any_size_cannot_be_asked_for(dump, call):
+    class Large:
+        def __reduce__(self):
+            return call
+
+    with pytest.raises(ValueError, match="not a proposal file"):
+        read_proposals(dump(content(extra=Large())))

@@ -1,0 +1,5 @@
+"""Checks of data sets as they lie on the disk: every problem with its file, not only the first."""
+
+from .dataset import Problem, Report, check_dataset
+
+__all__ = ["Problem", "Report", "check_dataset"]

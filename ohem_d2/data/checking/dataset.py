@@ -1,0 +1,84 @@
+"""The check of a registered data set and of its proposals."""
+
+import os
+from typing import Optional
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..messages import name_some
+from ..proposals import Proposals, read_proposals
+from .coco import check_coco
+from .report import Problem, Report
+from .voc import check_voc
+
+__all__ = ["Problem", "Report", "check_dataset"]
+
+
+def check_dataset(name: str, proposal_file: Optional[str] = None, progress: bool = False) -> Report:
+    """
+    Look at all files of a data set in VOC or COCO layout and list what is wrong with them.
+
+    It looks at the list of images, each image (there, readable header, size as annotated), each annotation
+    (XML or JSON, ids, classes, boxes) and the proposals, if there are any. Pixels are not decoded.
+
+    Args:
+        name: registered name.
+        proposal_file: proposals to check; default: those of the data set's metadata, if the file exists.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        ValueError: no such data set, or one of another layout.
+    """
+    if name not in DatasetCatalog:
+        choices = ", ".join(DatasetCatalog.list())
+        raise ValueError(f"data set {name!r} is not registered; choose from {choices}")
+    metadata, report = MetadataCatalog.get(name).as_dict(), Report(name)
+    if {"dirname", "split", "thing_classes"} <= set(metadata):
+        labelled = metadata.get("has_annotations", True)
+        place = (metadata["dirname"], metadata["split"], metadata["thing_classes"])
+        check_voc(report, *place, labelled, progress)
+    elif {"json_file", "image_root"} <= set(metadata):
+        classes = metadata.get("thing_classes")
+        check_coco(report, metadata["json_file"], metadata["image_root"], classes, progress)
+    else:
+        raise ValueError(f"data set {name!r} is neither in VOC nor in COCO layout: its files are not known")
+    file = proposal_file or metadata.get("proposal_file")
+    if file and (proposal_file or os.path.exists(file)):
+        check_proposals(report, file)
+    return report
+
+
+def check_proposals(report: Report, file: str) -> None:
+    """Check that a proposal file can be read and fits the images of a report."""
+    try:
+        proposals = read_proposals(file)
+    except (OSError, ValueError, ImportError) as error:
+        report.add(file, str(error).removeprefix(f"{os.path.abspath(file)}: ").removeprefix(f"{file}: "))
+        return
+    report.num_proposals = proposals.num_boxes
+    foreign = [image_id for image_id in proposals if image_id not in report.sizes]
+    for image_id in report.sizes:
+        if image_id not in proposals:
+            report.add(file, f"image {image_id} is missing")
+    if foreign:
+        report.add(file, f"{len(foreign)} images are not of this data set: {name_some(foreign)}")
+    for image_id, size in report.sizes.items():
+        if image_id in proposals:
+            _check_entry(report, file, proposals, image_id, size)
+
+
+def _check_entry(
+    report: Report, file: str, proposals: Proposals, image_id: str, size: Optional[tuple[int, int]]
+) -> None:
+    try:
+        boxes, _ = proposals[image_id]
+    except ValueError as error:
+        report.add(file, f"image {image_id}: {str(error).rpartition(': ')[2]}")
+        return
+    if not len(boxes):
+        report.add(file, f"image {image_id} has no boxes")
+    if size is not None:
+        x1, y1, x2, y2 = boxes.T
+        outside = int(((x1 < 0) | (y1 < 0) | (x2 > size[0]) | (y2 > size[1])).sum())
+        if outside:
+            report.add(file, f"image {image_id}: {outside} boxes reach beyond its {size[0]}x{size[1]} pixels")

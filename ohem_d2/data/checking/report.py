@@ -1,0 +1,91 @@
+"""What a check finds, and the checks that all layouts share."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Iterator, NamedTuple, Optional, Sequence
+
+from ..images import read_image_size
+
+__all__ = ["Problem", "Report", "box_problem", "check_image", "repeated"]
+
+
+class Problem(NamedTuple):
+    """``str()`` is one line."""
+
+    file: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.text}"
+
+
+@dataclass
+class Report:
+    """
+    What was looked at and what is wrong with it.
+
+    Attributes:
+        sizes: image id -> width and height as its file says, else its annotation, else None.
+    """
+
+    name: str
+    problems: list[Problem] = field(default_factory=list)
+    num_objects: int = 0
+    num_difficult: int = 0
+    sizes: dict[str, Optional[tuple[int, int]]] = field(default_factory=dict)
+    num_proposals: Optional[int] = None
+
+    def add(self, file: object, text: str) -> None:
+        self.problems.append(Problem(str(file), text))
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.sizes)} images", f"{self.num_objects} objects ({self.num_difficult} difficult)"]
+        parts += ["no proposals"] if self.num_proposals is None else [f"{self.num_proposals} proposals"]
+        parts += [f"{len(self.problems)} problems" if self.problems else "no problem"]
+        return f"{self.name}: {', '.join(parts)}"
+
+
+def check_image(
+    report: Report, path: str, annotated: Optional[tuple[int, int]], source: str
+) -> Optional[tuple[int, int]]:
+    """
+    Check that an image is there, has a readable header and the size its annotation says.
+
+    Args:
+        annotated: width and height there, None where it does not say.
+        source: file of the annotation.
+
+    Returns:
+        width and height: of the header, else of the annotation, else None.
+    """
+    try:
+        size = read_image_size(path)
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        report.add(path, "the image does not exist" if missing else "cannot be read as an image")
+        return annotated
+    if annotated is not None and size != annotated:
+        where = os.path.basename(source)
+        report.add(path, f"is {size[0]}x{size[1]}, but {where} says {annotated[0]}x{annotated[1]}")
+    return size
+
+
+def box_problem(box: Sequence[float], size: Optional[tuple[int, int]]) -> Optional[str]:
+    """What is wrong with an XYXY_ABS box in an image of this width and height, None if nothing."""
+    x1, y1, x2, y2 = box
+    if x2 <= x1 or y2 <= y1:
+        return "has no area"
+    width, height = size or (float("inf"), float("inf"))
+    if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+        beyond = f" of {width}x{height}" if size else ""
+        return f"reaches beyond its image{beyond}"
+    return None
+
+
+def repeated(items: Sequence) -> Iterator:
+    """Those that came before, once for each time."""
+    seen = set()
+    for item in items:
+        if item in seen:
+            yield item
+        seen.add(item)

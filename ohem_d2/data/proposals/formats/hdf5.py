@@ -1,0 +1,70 @@
+"""MATLAB's files of version 7.3, which are HDF5: numbers, text and cells of them."""
+
+from pathlib import Path
+from typing import Any, Collection, Union
+
+import numpy as np
+
+from .base import Budget, require_extra
+
+__all__ = ["read_mat73"]
+
+Value = Union[np.ndarray, str, list]
+
+
+def read_mat73(path: Path, names: Collection[str]) -> dict[str, Value]:
+    """
+    Read the variables of ``names`` that the file has: numbers as arrays, text as str, cells as flat lists.
+
+    Raises:
+        ValueError: a file that is truncated or damaged, or a variable of another class; without the path.
+        ImportError: h5py is not installed.
+    """
+    h5py = _h5py()
+    budget = Budget(path)
+    with h5py.File(path, "r") as file:
+        present = [name for name in names if file.get(name, getlink=True) is not None]
+        return {name: _value(file, _dataset(file, name), budget, name) for name in present}
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+
+        return h5py
+    except ImportError:
+        raise require_extra("h5py", "a MATLAB 7.3 file") from None
+
+
+def _dataset(file: Any, name: str) -> Any:
+    """The data set of a variable, which must lie in this file and not be a link to another."""
+    hard = isinstance(file.get(name, getlink=True), _h5py().HardLink)
+    return _own(file[name] if hard else None, name)
+
+
+def _own(dataset: Any, name: str) -> Any:
+    if not isinstance(dataset, _h5py().Dataset) or dataset.external or dataset.is_virtual:
+        raise ValueError(f"{name}: not an array in this file; only numbers, text and cells of these are read")
+    return dataset
+
+
+def _value(file: Any, dataset: Any, budget: Budget, name: str) -> Value:
+    if _h5py().check_ref_dtype(dataset.dtype) is None:
+        return _leaf(dataset, budget, name)
+    budget.spend(8 * dataset.size, name)
+    references = np.ravel(dataset[()])  # dimensions are stored in reverse, so C order here is MATLAB's
+    return [_leaf(_own(file[reference], name), budget, name) for reference in references]
+
+
+def _leaf(dataset: Any, budget: Budget, name: str) -> Value:
+    if dataset.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{name}: an array of {dataset.dtype}; only numbers, text and cells of these are read"
+        )
+    if "MATLAB_empty" in dataset.attrs:  # it stores the shape instead of values
+        return np.zeros((0, 0))
+    budget.spend(dataset.size * dataset.dtype.itemsize, name)
+    values = dataset[()]
+    if dataset.attrs.get("MATLAB_class") == b"char":
+        return values.astype("<u2").tobytes().decode("utf-16-le")
+    return np.asarray(values).T

@@ -1,0 +1,100 @@
+"""Image ids in few arrays, which a file can hold as they are, with look-up in constant time."""
+
+from hashlib import blake2b
+from typing import Iterator, Optional, Sequence
+
+import numpy as np
+
+__all__ = ["IdIndex"]
+
+
+class IdIndex:
+    """
+    n ids in the order of their rows. A dict of them would have to be built each time a file is opened, in
+    each process; here an id is found by its hash in a sorted table, 24 bytes for an id besides its text.
+
+    Attributes:
+        text: (B,) uint8, the ids in UTF-8, one after the other.
+        offsets: (n + 1,) int64, where each begins.
+        hashes: (n,) int64, ascending.
+        rows: (n,) int64, the row that each hash belongs to.
+    """
+
+    def __init__(self, text: np.ndarray, offsets: np.ndarray, hashes: np.ndarray, rows: np.ndarray) -> None:
+        self.text, self.offsets, self.hashes, self.rows = text, offsets, hashes, rows
+        self._whole: Optional[bool] = None
+
+    @classmethod
+    def build(cls, ids: Sequence[str]) -> "IdIndex":
+        """The index of ids that are distinct."""
+        encoded = [image_id.encode() for image_id in ids]
+        hashes = np.fromiter(map(_hash, encoded), np.int64, len(encoded))
+        rows = np.argsort(hashes, kind="stable").astype(np.int64)
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(e) for e in encoded], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets, hashes[rows], rows)
+
+    def find(self, image_id: str) -> Optional[int]:
+        """The row of an id, None if it is not there."""
+        wanted = image_id.encode(errors="replace")
+        key = _hash(wanted)
+        position = int(self.hashes.searchsorted(key))
+        while position < len(self.hashes) and self.hashes[position] == key:
+            row = int(self.rows[position])
+            if self._encoded(row) == wanted:
+                return row
+            position += 1
+        return None
+
+    def is_whole(self) -> bool:
+        """
+        Whether every id can be found. It hashes all of them, so it is for an id that was not found, where the
+        alternative to an answer is a damaged table; only the first call takes time.
+        """
+        if self._whole is None:
+            proper = IdIndex.build(list(self))
+            self._whole = np.array_equal(proper.hashes, self.hashes) and np.array_equal(
+                proper.rows, self.rows
+            )
+        return self._whole
+
+    def check(self) -> Optional[str]:
+        """What is wrong with the arrays, None if nothing: offsets, order, rows, text, ids that come twice."""
+        n = len(self)
+        if not offsets_fit(self.offsets, len(self.text)):
+            return "the offsets of the image ids do not fit their text"
+        ascending = (self.hashes[1:] >= self.hashes[:-1]).all()
+        if not ascending or (n and not (0 <= self.rows.min() and self.rows.max() < n)):
+            return "the table of image ids is damaged"
+        try:
+            self.text.tobytes().decode()
+        except UnicodeDecodeError:
+            return "the image ids are not UTF-8"
+        for position in np.flatnonzero(self.hashes[1:] == self.hashes[:-1]):
+            first, second = (self._encoded(int(self.rows[i])) for i in (position, position + 1))
+            if first == second:
+                return f"image id {first.decode(errors='replace')!r} comes more than once"
+        return None
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def __getitem__(self, row: int) -> str:
+        return self._encoded(row).decode(errors="replace")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[row] for row in range(len(self)))
+
+    def _encoded(self, row: int) -> bytes:
+        return self.text[self.offsets[row] : self.offsets[row + 1]].tobytes()
+
+
+def offsets_fit(offsets: np.ndarray, total: int) -> bool:
+    """Whether offsets begin at 0, never fall and end at ``total``."""
+    ends = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == total
+    return bool(ends and (offsets[1:] >= offsets[:-1]).all())
+
+
+def _hash(encoded: bytes) -> int:
+    """64 bits, the same on every machine, unlike Python's own."""
+    return int.from_bytes(blake2b(encoded, digest_size=8).digest(), "little", signed=True)

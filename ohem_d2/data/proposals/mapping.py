@@ -1,0 +1,137 @@
+"""Proposals: a mapping from image id to boxes and scores, in memory or over a file that is mapped."""
+
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional
+
+import numpy as np
+
+from .entries import check_stored, image_id_text, sorted_entry
+from .index import IdIndex
+
+__all__ = ["Proposals"]
+
+
+class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
+    """
+    Image id (str) -> ``(boxes, scores)``: (n, 4) float32 XYXY_ABS and (n,) float32, highest score first.
+
+    Equal scores keep the order they came in, so a file whose scores are all the same keeps its order. The
+    arrays are read-only views. Of proposals read from a store they are views of the mapped file: nothing is
+    read before it is asked for, processes share the pages, and a pickle holds the path alone.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[tuple[Any, Any, Any]],
+        source: str = "proposals",
+        metadata: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        """
+        Args:
+            entries: (image id, boxes (n, 4) XYXY_ABS, scores (n,)), in any order. An int id becomes its str.
+            source: what errors call the proposals, a file name for instance.
+            metadata: how they were made, see :func:`write_proposals`.
+
+        Raises:
+            ValueError: an id that comes twice, arrays of other shapes or of unequal lengths, a coordinate or
+                score that is not finite, a box with x1 > x2 or y1 > y2. It names the source and the image.
+        """
+        ids: dict[str, None] = {}
+        boxes, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+        for image_id, image_boxes, image_scores in entries:
+            text = image_id_text(image_id, source)
+            if text in ids:
+                raise ValueError(f"{source}: image id {text!r} comes more than once")
+            ids[text] = None
+            entry = sorted_entry(image_boxes, image_scores, f"{source}, image {text}")
+            boxes.append(entry[0])
+            scores.append(entry[1])
+        offsets = np.cumsum([len(s) for s in scores])
+        index = IdIndex.build(list(ids))
+        self._fill(np.concatenate(boxes), np.concatenate(scores), offsets, index, source, metadata)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        offsets: np.ndarray,
+        index: IdIndex,
+        source: str,
+        metadata: Mapping[str, str],
+        reopen: tuple[Callable[..., "Proposals"], tuple],
+    ) -> "Proposals":
+        """
+        Proposals over arrays that exist: those of image row i are ``[offsets[i]:offsets[i + 1]]``.
+
+        Args:
+            reopen: a function and its arguments, by which another process gets the same proposals.
+        """
+        proposals = cls.__new__(cls)
+        proposals._fill(boxes, scores, offsets, index, source, metadata, reopen)
+        return proposals
+
+    def _fill(self, boxes, scores, offsets, index, source, metadata, reopen=None) -> None:
+        self._boxes, self._scores, self._offsets, self._index = boxes, scores, offsets, index
+        self._source, self._reopen = source, reopen
+        self.metadata: dict[str, str] = dict(metadata or {})
+        self._boxes.flags.writeable = self._scores.flags.writeable = False
+
+    @property
+    def num_boxes(self) -> int:
+        """Boxes of all images together."""
+        return len(self._scores)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(n,) int64, boxes of each image, in the order of the ids; no box is read for it."""
+        return np.diff(self._offsets)
+
+    def count(self, image_id: str) -> int:
+        """Boxes of one image, 0 if it is not there; none is read for it."""
+        begin, end = self._span(image_id) or (0, 0)
+        return end - begin
+
+    def __getitem__(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        span = self._span(image_id)
+        if span is None:
+            raise KeyError(image_id)
+        begin, end = span
+        boxes, scores = self._boxes[begin:end], self._scores[begin:end]
+        if self._reopen is not None:
+            check_stored(boxes, scores, f"{self._source}, image {image_id}")
+        return boxes, scores
+
+    def __contains__(self, image_id: object) -> bool:
+        return self._span(image_id) is not None
+
+    def _span(self, image_id: object) -> Optional[tuple[int, int]]:
+        """The rows of an image, begin and end, None if it is not there."""
+        if not isinstance(image_id, str):
+            return None
+        row = self._index.find(image_id)
+        if row is not None:
+            return int(self._offsets[row]), int(self._offsets[row + 1])
+        if not self._index.is_whole():
+            raise ValueError(f"{self._source}: the table of image ids is damaged")
+        return None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __repr__(self) -> str:
+        return f"Proposals({self._source!r}, {len(self)} images, {self.num_boxes} boxes)"
+
+    def __reduce__(self):
+        if self._reopen is not None:
+            return self._reopen
+        arrays = (self._boxes, self._scores, self._offsets, self._index, self._source, self.metadata)
+        return _from_pickle, arrays
+
+
+def _from_pickle(*arrays: Any) -> Proposals:
+    proposals = Proposals.__new__(Proposals)
+    proposals._fill(*arrays)
+    return proposals

@@ -1,0 +1,115 @@
+"""Reads the weights of Caffe's models: ``.caffemodel``, and ``.npz`` of their blobs.
+
+Of Caffe's messages only the fields that hold names and weights are described here, by their numbers in
+``caffe.proto``; the library skips all others.
+"""
+
+import math
+import zipfile
+from typing import Dict, Iterator, List, Tuple
+
+import numpy as np
+
+Blobs = Dict[str, List[np.ndarray]]
+"""By layer, its blobs: the weight, and the bias where it has one."""
+
+# Message -> its fields: name, number, and type: another message, or "int64", "string", "bytes". All are
+# repeated, which is how a field of any kind can be read; of a field that is not, the last value counts.
+# The values of a blob are packed floats (doubles), which on the wire are the bytes of the array.
+_MESSAGES = {
+    "BlobShape": [("dim", 1, "int64")],
+    "Blob": [
+        ("num", 1, "int64"), ("channels", 2, "int64"), ("height", 3, "int64"), ("width", 4, "int64"),
+        ("data", 5, "bytes"), ("shape", 7, "BlobShape"), ("double_data", 8, "bytes"),
+    ],
+    "V0Layer": [("name", 1, "string"), ("blobs", 50, "Blob")],
+    "V1Layer": [("layer", 1, "V0Layer"), ("name", 4, "string"), ("blobs", 6, "Blob")],
+    "Layer": [("name", 1, "string"), ("blobs", 7, "Blob")],
+    "Net": [("layers", 2, "V1Layer"), ("layer", 100, "Layer")],
+}  # fmt: skip
+
+
+def read_caffemodel(path: str) -> Blobs:
+    """Read the layers that have weights, from a file of any version of Caffe.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no ``.caffemodel``, or truncated.
+        ModuleNotFoundError: the library protobuf is not installed.
+    """
+    net = _net_class()()
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        net.ParseFromString(content)
+    except Exception as error:  # DecodeError, whose module differs between versions of the library
+        raise ValueError(f"{path} is no .caffemodel, or is truncated: {error}") from None
+    blobs = {name: [_array(path, name, blob) for blob in found] for name, found in _layers(net) if len(found)}
+    if not blobs:
+        raise ValueError(f"{path} is no .caffemodel, or has no weights: it has no layer with blobs")
+    return blobs
+
+
+def read_npz(path: str) -> Blobs:
+    """Read blobs that NumPy saved as ``LAYER.0`` (weight) and ``LAYER.1`` (bias).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no ``.npz``, or other names in it.
+    """
+    blobs: Blobs = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in sorted(arrays.files):
+                layer, _, index = key.rpartition(".")
+                if not layer or index != str(len(blobs.setdefault(layer, []))):
+                    raise ValueError(f"it has {key!r}; valid: LAYER.0 (weight) and LAYER.1 (bias)")
+                blobs[layer].append(arrays[key])
+    except (ValueError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise ValueError(f"{path} is no .npz of blobs: {error}") from None
+    return blobs
+
+
+def _net_class() -> type:
+    """The class of Caffe's `NetParameter`, made from `_MESSAGES`."""
+    try:
+        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'reading a .caffemodel needs protobuf: pip install "ohem_d2[caffe]"'
+        ) from None
+    field_type = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="ohem_d2_caffe.proto", package="ohem_d2_caffe", syntax="proto2"
+    )
+    for message, fields in _MESSAGES.items():
+        described = file.message_type.add(name=message)
+        for name, number, kind in fields:
+            field = described.field.add(name=name, number=number, label=field_type.LABEL_REPEATED)
+            if kind in _MESSAGES:
+                field.type, field.type_name = field_type.TYPE_MESSAGE, f".ohem_d2_caffe.{kind}"
+            else:
+                field.type = getattr(field_type, f"TYPE_{kind.upper()}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("ohem_d2_caffe.Net"))
+
+
+def _layers(net) -> Iterator[Tuple[str, list]]:
+    """Name and blobs of each layer, be it in the message of today or one of the two before it."""
+    for layer in [*net.layer, *net.layers]:
+        inner = next(iter(getattr(layer, "layer", [])), layer)
+        yield "".join(inner.name[-1:]), [*layer.blobs, *(inner.blobs if inner is not layer else [])]
+
+
+def _array(path: str, layer: str, blob) -> np.ndarray:
+    values = np.frombuffer(b"".join(blob.data), "<f4")
+    if not values.size:
+        values = np.frombuffer(b"".join(blob.double_data), "<f8").astype(np.float32)
+    if blob.shape:
+        shape = tuple(blob.shape[-1].dim)
+    else:
+        shape = tuple(n[-1] if n else 0 for n in (blob.num, blob.channels, blob.height, blob.width))
+    if values.size != math.prod(shape):
+        raise ValueError(f"{path}: layer {layer!r} has a blob of shape {shape} with {values.size} values")
+    return values.reshape(shape)
