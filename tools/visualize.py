@@ -11,7 +11,6 @@ from typing import Dict
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
@@ -19,6 +18,7 @@ from PIL import Image
 from ohem_d2.config import OHEMOptions
 from ohem_d2.data import build_labelled_loader
 from ohem_d2.engine import load_config
+from ohem_d2.engine.checkpoints import CheckedCheckpointer
 from ohem_d2.mining import select_hard_rois
 from ohem_d2.modeling import inspect_candidates
 from ohem_d2.visualization import draw_boxes, tile
@@ -41,7 +41,7 @@ def main() -> None:
     except (KeyError, ValueError, OSError) as error:
         sys.exit(f"visualize.py: {error}")
     model = build_model(cfg).eval()
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    CheckedCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     names = MetadataCatalog.get(args.dataset).thing_classes
     rows = [_row(cfg, model, x, names, args.score_thresh) for batch in loader for x in batch]
     Image.fromarray(tile(rows, TITLES)).save(args.output)

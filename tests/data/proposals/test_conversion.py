@@ -68,9 +68,10 @@ def test_boxes_are_clipped_deduplicated_and_small_ones_dropped():
 
 
 def test_without_a_size_nothing_is_clipped_and_the_minimum_is_kept():
-    boxes = np.array([[-5, 0, 9, 99], [0, 0, 2, 2], [0, 0, 1.99, 2]], np.float32)
-    kept, _, removed = clean_boxes(boxes, np.zeros(3), None, 2)
-    assert kept.tolist() == boxes[:2].tolist() and (removed.clipped, removed.small) == (0, 1)
+    boxes = np.array([[-5, 0, 9, 99], [0, 0, 2, 2], [0, 0, 1.99, 2], [-0.0, 0, 2, 2]], np.float32)
+    kept, _, removed = clean_boxes(boxes, np.zeros(4), None, 2)
+    assert kept.tolist() == boxes[:2].tolist()
+    assert (removed.clipped, removed.duplicates, removed.small) == (0, 1, 1)  # -0 is 0
 
 
 CONVENTIONS = list(NUMBERS)
