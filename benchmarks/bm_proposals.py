@@ -25,6 +25,7 @@ import numpy as np
 
 IMAGE_SIZE = (500, 375)
 READS = 20000
+VERSIONS = ("python", "numpy", "torch", "detectron2", "safetensors")
 
 
 def drawn_entries(images: int, boxes: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -208,6 +209,9 @@ def table(results: list[dict[str, Any]]) -> str:
             lines.append(
                 f"| {result['images']:,} x {result['boxes']:,} | {name} | " + " | ".join(cells) + " |"
             )
+    for result in results:
+        versions = ", ".join(f"{key} {result[key]}" for key in VERSIONS)
+        lines.append(f"\n{result['images']:,} images: `{result['command']}`; {result['cpu']}; {versions}.")
     return "\n".join(lines)
 
 

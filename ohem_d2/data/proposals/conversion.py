@@ -66,8 +66,8 @@ def convert_proposals(
         format: a name of ``FORMATS``; default: told by the content.
         convention: a name of ``CONVENTIONS``; default: what the file says, else that of its format.
         dataset_dicts: the images that the proposals are for, in Detectron2's format. Ids of the file are
-            matched with their ``image_id`` or with the name of their file without its ending; boxes are clipped
-            to them.
+            matched with their ``image_id`` or the name of their file without its ending; boxes are clipped to
+            them.
         metadata: recorded in the store, see :class:`ProposalWriter`.
         min_size: boxes with a shorter side, in pixels, are dropped.
 

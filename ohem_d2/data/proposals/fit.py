@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 # (boxes (n, 4) as the file has them, dataset dict of the image or None)
 Sample = tuple[np.ndarray, Optional[Mapping[str, Any]]]
 
-_PART, _PIXELS = 0.01, 0.5  # differences that count: of a part of boxes or an IoU, of a gap in pixels
+_PART, _PIXELS = 0.01, 0.4  # differences that count: of a part of boxes or an IoU, of a gap in pixels
 
 
 @dataclass(frozen=True)

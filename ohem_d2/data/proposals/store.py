@@ -200,7 +200,7 @@ def _header(sizes: Mapping[str, int], metadata: Mapping[str, str]) -> bytes:
 
 
 def _read_header(path: str) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Name -> shape in the order of the file, which they cover exactly (the library checks), and the metadata."""
+    """Name -> shape in the order of the file, covered exactly (the library checks), and the metadata."""
     try:
         with safe_open(path, framework="numpy") as file:
             metadata, names = file.metadata() or {}, file.offset_keys()

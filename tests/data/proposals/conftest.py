@@ -51,7 +51,7 @@ def write_h5(path, images, boxes):
 
 @pytest.fixture
 def written(tmp_path):
-    """``written(kind)``: a file whose image "7" has the boxes CORNERS with scores 2 and 1, and image "8" none."""
+    """``written(kind)``: a file whose image "7" has CORNERS with scores 2 and 1, and image "8" no box."""
 
     def write(kind):
         from scipy.io import savemat

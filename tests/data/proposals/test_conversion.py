@@ -85,6 +85,15 @@ def test_a_wrong_convention_is_told_from_the_right_one(true, taken):
     assert (fits[true].misfits, fits[true].gap, fits[true].recall, fits[true].iou) == (0, 0, 1, 1)
 
 
+@pytest.mark.parametrize("true", ["xyxy0-inclusive", "xyxy1-inclusive", "xyxy1"])
+def test_without_ground_truth_a_pixel_at_the_border_tells(true):
+    samples = [(inverse(BOXES, true), {**SIZED, "annotations": []})]
+    fits = measure_fits(samples)
+    # A pixel at the two sides on the right, at the two on the left, at all four (two of them outside).
+    assert fits["xyxy0"].gap == {"xyxy0-inclusive": 0.5, "xyxy1-inclusive": 0.5, "xyxy1": 1}[true]
+    assert better_convention(fits, "xyxy0") == true
+
+
 def test_a_conversion_says_what_it_did(source, tmp_path, caplog):
     path = source(boxes=[[*BOXES, BOXES[0], [5, 5, 6, 9], [50, 0, 70, 9]]])
     with caplog.at_level(logging.INFO):

@@ -170,7 +170,7 @@ def test_what_is_exported_reads_back_here_and_in_detectron2(tmp_path):
 
 
 def test_detectrons_pickles_of_python_2_are_read(tmp_path):
-    """Protocol 2 as Python 2 wrote it: text and the bytes of arrays as 8-bit strings, to be taken as latin1."""
+    """Protocol 2 as Python 2 wrote it: text and arrays as 8-bit strings, to be taken as latin1."""
     pixels = np.array([[200, 1, 255, 9]], np.uint8).tobytes()
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"

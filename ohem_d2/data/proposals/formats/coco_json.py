@@ -1,4 +1,4 @@
-"""COCO's results JSON, read as a stream: ``[{"image_id": ..., "bbox": [x, y, width, height], "score": ...}]``."""
+"""COCO's results, read as a stream: ``[{"image_id": ..., "bbox": [x, y, width, height], "score": ...}]``."""
 
 from array import array
 from pathlib import Path
@@ -16,7 +16,7 @@ _MAX_DEPTH = 100  # results have 3, with masks 5
 
 
 def read_coco_json(path: Path) -> RawProposals:
-    """Boxes of an image need not stand together, so all are gathered first: 40 bytes each, less than the text."""
+    """Boxes of an image need not stand together, so all are gathered first, in 40 bytes each."""
     rows: dict[Any, array] = {}
     for number, item in enumerate(_items(path)):
         image_id, values = _row(item, f"{path}, entry {number}")

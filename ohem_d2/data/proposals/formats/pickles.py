@@ -33,8 +33,8 @@ def read_detectron2(path: Path) -> RawProposals:
     content = _load_pickle(path)
     if isinstance(content, list):
         raise ValueError(
-            f"{path}: a list, as mmdetection writes it, has no image ids: convert it with --format mmdetection "
-            "and --dataset"
+            f"{path}: a list, as mmdetection writes it, has no image ids: convert it "
+            "with --format mmdetection and --dataset"
         )
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a proposal file: holds a {type(content).__name__} instead of a dict")
@@ -112,7 +112,7 @@ def _columns(content: Mapping[Any, Any], path: Path) -> list[Sequence[Any]]:
 
 
 def _bounded(entries: Iterator[Entry], path: Path) -> Iterator[Entry]:
-    """The entries, while they could have been in a file of this size: a pickle repeats an array for nothing."""
+    """The entries, while a file of this size could hold them: a pickle repeats an array for nothing."""
     budget = Budget(path)
     for image_id, boxes, scores in entries:
         boxes, scores = _plain_array(boxes), _plain_array(scores)
@@ -142,7 +142,7 @@ def _plain_array(values: Any) -> np.ndarray:
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """Stands for numpy's, which would allocate any shape; what numpy writes is empty first and filled later."""
+    """Stands for numpy's, which would allocate any shape; what numpy writes is empty and filled later."""
     if kind is not _NDARRAY or shape != (0,):
         raise pickle.UnpicklingError(f"an array of shape {brief(shape)} is not admitted here")
     return np.ndarray((0,), "b")
