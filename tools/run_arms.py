@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train several configs ("arms") with several seeds and write one table with mean and 95% interval.
 
-    python tools/run_arms.py --arms configs/BCCD/fast_rcnn_*.yaml --seeds 0 1 2 3 4 --output output/bccd [KEY VALUE ...]
+    python tools/run_arms.py --arms configs/BCCD/fast_rcnn_*.yaml --seeds 0 1 2 3 4 --output output/bccd [-- KEY VALUE ...]
 
 Each run is ``train_net.py`` in a folder of its own, OUTPUT/ARM/seedN. What is done is skipped, what was stopped
 is resumed. OUTPUT/results.json holds the figures of every run; arms whose test settings differ get no table.
