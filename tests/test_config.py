@@ -3,9 +3,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from ohem_d2 import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
+from ohem_d2.config import BoxVotingOptions, SoftNMSOptions
 from ohem_d2.engine import load_config
 
 ROOT = Path(__file__).parent.parent
@@ -13,6 +13,8 @@ OPTIONS = {
     "MODEL.OHEM": OHEMOptions,
     "MODEL.OHEM.RPN": OHEMRPNOptions,
     "MODEL.OHEM.RETINANET": OHEMRetinaNetOptions,
+    "TEST.BOX_VOTING": BoxVotingOptions,
+    "TEST.SOFT_NMS": SoftNMSOptions,
 }
 
 
@@ -38,11 +40,11 @@ def source():
 
 @pytest.mark.parametrize("key", added_keys())
 def test_every_key_is_read_and_explained(key):
-    """A key below MODEL.OHEM is a field of its options that code reads by its name; any other is read from cfg."""
+    """A key of a section with options is a field of its options that code reads by its name; any other is read from cfg."""
     section, name = key.rsplit(".", 1)
     code = {f: text for f, text in source().items() if f.name != "config.py" or "engine" in str(f)}
     own = section in OPTIONS and name.lower() in {f.name for f in fields(OPTIONS[section])}
-    pattern = rf"(ohem|options|self)\.{name.lower()}\b" if own else rf"\.{re.escape(key.split('.', 1)[1])}\b"
+    pattern = rf"(ohem|options|self|voting|soft_nms)\.{name.lower()}\b" if own else rf"\.{re.escape(key.split('.', 1)[1])}\b"
     assert any(re.search(pattern, text) for text in code.values()), f"nothing reads {key}"
     assert f"`{key}`" in (ROOT / "README.md").read_text(), f"README does not explain {key}"
 
@@ -164,26 +166,6 @@ def test_heads_that_cannot_mine_are_named(tmp_path):
 def test_a_model_that_cannot_mine_anchors_is_named(tmp_path, section, message):
     with pytest.raises(ValueError, match=f"MODEL.OHEM.{section}.ENABLED is True but {message}"):
         load_config("", [f"MODEL.OHEM.{section}.ENABLED", "True", "OUTPUT_DIR", str(tmp_path)])
-
-
-@pytest.mark.parametrize(
-    "name, key",
-    [
-        ("faster_rcnn_R_50_FPN_1x_ohem_rpn", ("PROPOSAL_GENERATOR", "NAME", "OHEMRPN")),
-        ("retinanet_R_50_FPN_1x_ohem", ("META_ARCHITECTURE", "OHEMRetinaNet")),
-    ],
-)
-def test_a_config_of_mined_anchors_is_that_of_the_zoo_but_for_one_key(tmp_path, name, key):
-    mined = load_config(f"{ROOT}/configs/COCO-Detection/{name}.yaml", ["OUTPUT_DIR", str(tmp_path)])
-    zoo_name, plain = f"COCO-Detection/{name.split('_ohem')[0]}.yaml", cfg_with()
-    plain.merge_from_file(model_zoo.get_config_file(zoo_name), allow_unsafe=True)
-    *section, leaf, value = key
-    node = plain.MODEL
-    for part in section:
-        node = node[part]
-    node[leaf] = value
-    plain.OUTPUT_DIR, plain.MODEL.DEVICE = mined.OUTPUT_DIR, mined.MODEL.DEVICE
-    assert mined == plain
 
 
 def test_an_output_folder_that_cannot_be_written_is_found_at_once(tmp_path):

@@ -36,7 +36,9 @@ TINY = {
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 32,
     "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": (32, 32),
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
     "TEST.DETECTIONS_PER_IMAGE": 5,
+    "TEST.AUG.MIN_SIZES": (64, 96),
 }
 HEIGHT, WIDTH = 64, 96
 
@@ -46,13 +48,13 @@ def zoo_configs() -> Dict[str, CfgNode]:
     """The config of every model with RoI heads, by its path in the zoo, without quick schedules."""
     files = [file for file in sorted(FOLDER.glob("*/*.yaml")) if not file.name.startswith("Base-")]
     names = [str(file.relative_to(FOLDER)) for file in files if file.parent.name != "quick_schedules"]
-    configs = {name: _read_config(name) for name in names}
+    configs = {name: read_zoo_config(name) for name in names}
     return {
         n: c for n, c in configs.items() if c.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN")
     }
 
 
-def _read_config(name: str) -> CfgNode:
+def read_zoo_config(name: str) -> CfgNode:
     cfg = get_cfg()
     add_ohem_config(cfg)
     cfg.merge_from_file(str(FOLDER / name), allow_unsafe=True)  # some have Python tuples
@@ -70,9 +72,13 @@ def mined_tiny_cfg(name: str) -> CfgNode:
     """A config of the zoo with mined heads and little to compute."""
     cfg = zoo_configs()[name].clone()
     cfg.MODEL.ROI_HEADS.NAME = MINED[cfg.MODEL.ROI_HEADS.NAME]
+    make_tiny(cfg)
+    return cfg
+
+
+def make_tiny(cfg: CfgNode) -> None:
     cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 32 // cfg.MODEL.RESNETS.NUM_GROUPS
     cfg.merge_from_list([part for pair in TINY.items() for part in pair])
-    return cfg
 
 
 def needs_compiled_op(cfg: CfgNode) -> bool:

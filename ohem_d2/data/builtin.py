@@ -3,6 +3,7 @@ The data sets of the paper that Detectron2 does not register itself, under its r
 
 Detectron2 has VOC 2007 and 2012 with annotations, COCO 2014 with minival and valminusminival, and COCO 2017;
 what a version of it lacks of them is added here. Unions are made by listing several names in ``DATASETS.TRAIN``.
+Each has a proposal file, ``$DETECTRON2_DATASETS/proposals/NAME.safetensors``, which need not exist.
 """
 
 import os
@@ -49,6 +50,10 @@ def register_builtin() -> None:
         json_file = os.path.join(root, "coco", "annotations", f"{annotations}.json")
         image_root = os.path.join(root, "coco", images)
         register_coco_instances(name, _get_builtin_metadata("coco"), json_file, image_root)
+    for name in (*VOC, *VOC_UNLABELLED, *COCO):
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("proposal_file") is None:
+            metadata.proposal_file = os.path.join(root, "proposals", f"{name}.safetensors")
 
 
 def _missing(datasets: dict) -> list:

@@ -1,6 +1,7 @@
 """From the weights of torchvision and Caffe to checkpoints of this project's models."""
 
 import logging
+import os
 import pickle
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, Optional, Sequence, Tuple
@@ -190,9 +191,10 @@ def save_checkpoint(path: str, state: StateDict, image_input: ImageInput, source
 
 
 def check_output(path: str) -> None:
-    """Raise ValueError unless `path` has the suffix of a checkpoint."""
+    """Create the folder of `path`; ValueError unless that has the suffix of a checkpoint, OSError if it is no folder."""
     if not path.endswith((".pth", ".pkl")):
         raise ValueError(f"{path} must end in .pth or .pkl")
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
 
 
 def check_input(checkpoint: Dict[str, Any], model: nn.Module, path: str) -> None:

@@ -49,7 +49,7 @@ def test_a_resnet_of_torchvision_has_its_features_here(tmp_path, convert, image_
     theirs = resnet18().eval()
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     args = ["--weights", tmp_path / "theirs.pth", "--format", image_format]
-    opts = convert("torchvision", "resnet18", tmp_path / f"ours.{suffix}", *args)
+    opts = convert("torchvision", "resnet18", tmp_path / "a_new_folder" / f"ours.{suffix}", *args)
     keys = [
         "BACKBONE.NAME",
         "TorchvisionBackbone",
