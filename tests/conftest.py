@@ -49,7 +49,7 @@ def make_voc(tmp_path):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of the real data sets."""
     folder = os.environ.get("OHEM_D2_DATA")
@@ -59,10 +59,11 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def load_script():
-    """``load_script("datasets/prepare_demo.py")`` imports a script as a module."""
+def load_script(monkeypatch):
+    """``load_script("datasets/prepare_demo.py")`` imports a script as a module; it finds those beside it."""
 
     def load(path):
+        monkeypatch.syspath_prepend(str((ROOT / path).parent))
         spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

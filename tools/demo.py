@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from render_tables import render_table
-from run_arms import ROOT, run_arms
+from run_arms import run_arms
+from runs import ROOT
 
 DATA, OUTPUT = Path("datasets/demo"), Path("output/demo")
 ARMS = ("configs/demo/heuristic.yaml", "configs/demo/ohem.yaml")

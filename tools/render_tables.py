@@ -3,8 +3,10 @@
 
     python tools/render_tables.py README.md MODEL_ZOO.md [--check]
 
-A table stands between ``<!-- table: FILE -->`` and ``<!-- end of table -->``; FILE, relative to the Markdown file,
-is what tools/run_arms.py wrote. Arms that were tested with different settings are refused.
+A table stands between ``<!-- table: FILE -->`` and ``<!-- end of table -->``; FILE, relative to the Markdown
+file, is what tools/run_arms.py wrote. ``<!-- table: FILE NAME -->`` is the table NAME that FILE describes for
+tools/reproduce.py, with the figures of results.json beside it. Rows that are compared but were tested with
+different settings are refused.
 """
 import argparse
 import json
@@ -12,9 +14,11 @@ import re
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from scipy.stats import t as student_t
+
+from paper_tables import check_equal_tests, load_results, load_tables, render_rows
 
 # Column: the figure of a run that it shows, and its decimals.
 COLUMNS = {
@@ -25,7 +29,7 @@ COLUMNS = {
     "trained fg : bg": ("fg_per_bg", 2),
     "s / iteration": ("seconds_per_iteration", 2),
 }
-_TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- table: (\S+)(?: (\S+))? -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -48,10 +52,16 @@ def render_file(file: Path) -> str:
     """The text of a Markdown file with its tables rendered anew."""
 
     def table(match: "re.Match[str]") -> str:
-        runs = json.loads((file.parent / match.group(2)).read_text())
-        return f"{match.group(1)}{render_table(runs)}\n{match.group(3)}"
+        marker, source, name, end = match.groups()
+        return f"{marker}{_render(file.parent / source, name)}\n{end}"
 
     return _TABLE.sub(table, file.read_text())
+
+
+def _render(source: Path, name: Optional[str]) -> str:
+    if name is None:
+        return render_table(json.loads(source.read_text()))
+    return render_rows(load_tables(source), name, load_results(source.with_name("results.json")))
 
 
 def render_table(runs: Sequence[Dict[str, Any]]) -> str:
@@ -65,7 +75,7 @@ def render_table(runs: Sequence[Dict[str, Any]]) -> str:
     """
     if not runs:
         raise ValueError("no table: there are no runs")
-    _check_equal_tests(runs)
+    check_equal_tests((run["arm"], run["test_settings"]) for run in runs)
     lines = ["| arm | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for arm in dict.fromkeys(run["arm"] for run in runs):
         of_arm = [run for run in runs if run["arm"] == arm]
@@ -84,18 +94,6 @@ def _cell(values: Sequence[Any], decimals: int) -> str:
         return mean
     half = student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return f"{mean} ± {half:.{decimals}f}"
-
-
-def _check_equal_tests(runs: Sequence[Dict[str, Any]]) -> None:
-    first = runs[0]
-    for run in runs[1:]:
-        for key, value in run["test_settings"].items():
-            other = first["test_settings"][key]
-            if value != other:
-                raise ValueError(
-                    f"no table: {key} is {other!r} for {first['arm']} and {value!r} for {run['arm']}; "
-                    "arms must be tested alike"
-                )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,139 @@
+"""The tables that benchmarks/paper/tables.yaml describes: the runs of their rows, and their Markdown."""
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+
+import yaml
+
+# Column of a row -> the settings of the test that it stands for.
+TESTED_WITH = {"+M": "TEST.AUG.", "+B": "TEST.BOX_VOTING."}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training with its test; or the test alone of what another run has trained."""
+
+    config: str
+    opts: Tuple[str, ...] = ()
+    trained: Optional["Run"] = None
+
+    @property
+    def name(self) -> str:
+        """Of its folder; equal runs, of whatever tables, have the same."""
+        return re.sub(r"[^\w.+-]+", "_", "-".join([Path(self.config).stem, *self.opts])).strip("_")
+
+
+def load_tables(file: Path) -> Dict[str, Dict[str, Any]]:
+    """Name -> table, as the head of tables.yaml describes it."""
+    return yaml.safe_load(file.read_text())
+
+
+def load_results(file: Path) -> List[Dict[str, Any]]:
+    """The records of the runs that were made so far; none if there is no such file."""
+    return read_json(file) if file.exists() else []
+
+
+def read_json(file: Path) -> Any:
+    """
+    Raises:
+        ValueError: no JSON; names the file.
+    """
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def get_table(tables: Dict[str, Dict[str, Any]], name: str) -> Dict[str, Any]:
+    """
+    Raises:
+        ValueError: no such table; names the valid ones.
+    """
+    if name not in tables:
+        raise ValueError(f"there is no table {name!r}; valid: {', '.join(tables)}")
+    return tables[name]
+
+
+def run_of(table: Dict[str, Any], row: Dict[str, Any]) -> Run:
+    """The run that measures a row."""
+    run = Run(f"{table['configs']}/{row['config']}.yaml", tuple(row.get("opts", ())))
+    return Run(run.config, run.opts + tuple(row["test"]), run) if "test" in row else run
+
+
+def render_rows(tables: Dict[str, Dict[str, Any]], name: str, runs: Sequence[Dict[str, Any]]) -> str:
+    """A table in Markdown: published figures beside ours, which are empty where nobody measured.
+
+    Args:
+        runs: records of runs, of all tables.
+
+    Raises:
+        ValueError: no such table; rows that are compared were tested with different settings.
+    """
+    table = get_table(tables, name)
+    by_folder = {run["folder"]: run for run in runs}
+    measured = [by_folder.get(run_of(table, row).name) for row in table["rows"]]
+    _check(name, table, measured)
+    published = [f"{', '.join(table['figures'])}: {source}" for source in table["sources"].values()]
+    head = ["", *table["columns"], *published, "ours", "config", "command"]
+    cells = [_cells(name, number, table, run) for number, run in enumerate(measured, start=1)]
+    lines = [f"| {' | '.join(map(str, line))} |" for line in (head, ["---"] * len(head), *cells)]
+    environments = [", ".join(f"{k} {v}" for k, v in run["environment"].items()) for run in measured if run]
+    return "\n".join([*lines, *(f"\nHardware and versions: {text}." for text in dict.fromkeys(environments))])
+
+
+def _cells(name: str, number: int, table: Dict[str, Any], run: Optional[Dict[str, Any]]) -> List[Any]:
+    row = table["rows"][number - 1]
+    decimals = [places for _, places in table["figures"].values()]
+    ours = [run["figures"].get(key) if run else None for key, _ in table["figures"].values()]
+    config = Path(run_of(table, row).config)
+    overrides = " ".join([*row.get("opts", ()), *row.get("test", ())])
+    return [
+        number,
+        *(row.get(column, "") for column in table["columns"]),
+        *(_figures(row.get(source), decimals) for source in table["sources"]),
+        _figures(ours, decimals),
+        f"[{config.stem}]({config})" + (f" `{overrides}`" if overrides else ""),
+        f"`python tools/reproduce.py --table {name} --rows {number}`",
+    ]
+
+
+def _figures(values: Optional[Sequence[Optional[float]]], decimals: Sequence[int]) -> str:
+    if not values or all(value is None for value in values):
+        return ""
+    return " / ".join("–" if value is None else f"{value:.{n}f}" for value, n in zip(values, decimals))
+
+
+def _check(name: str, table: Dict[str, Any], measured: Sequence[Optional[Dict]]) -> None:
+    if table["compared"] is None:
+        return
+    rows = {f"table {name}, row {number}": row for number, row in enumerate(table["rows"], start=1)}
+    tested = [(label, run["test_settings"]) for label, run in zip(rows, measured) if run]
+
+    def declared(label: str, key: str) -> Tuple:
+        named = [column for column, keys in TESTED_WITH.items() if key.startswith(keys)]
+        return tuple(rows[label].get(column) for column in [*table["compared"], *named])
+
+    check_equal_tests(tested, declared)
+
+
+def check_equal_tests(
+    tested: Iterable[Tuple[str, Dict[str, Any]]],
+    declared: Callable[[str, str], Any] = lambda label, key: None,
+) -> None:
+    """Raise ValueError unless all were tested alike.
+
+    Args:
+        tested: label and test settings of each row.
+        declared: of label and key; the setting must be equal in the rows for which this is equal.
+    """
+    tested = list(tested)
+    first: Dict[Tuple, Tuple[str, Any]] = {}
+    for label, settings in tested:
+        for key in dict.fromkeys(key for _, others in tested for key in others):
+            value = settings.get(key, "not recorded")
+            other, before = first.setdefault((key, declared(label, key)), (label, value))
+            if value != before:
+                differ = f"{key} is {before!r} for {other} and {value!r} for {label}"
+                raise ValueError(f"no table: {differ}; arms must be tested alike")

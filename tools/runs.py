@@ -1,0 +1,150 @@
+"""One run of train_net.py: made once, resumed if it was stopped, recorded with settings and figures."""
+import json
+import logging
+import os
+import platform
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import cv2
+import detectron2
+import numpy
+import torch
+import torchvision
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+logger = logging.getLogger(__name__)
+
+# What changes a result at test: all keys with TEST in their name, and one that training and test share.
+_TEST_SETTING = re.compile(r"(^|[._])TEST([._]|$)|^MODEL\.RPN\.NMS_THRESH$")
+_NO_TEST_SETTING = re.compile(r"^TEST\.(EVAL_PERIOD|EXPECTED_RESULTS|ROI_LOSS\..*)$")
+
+
+def run_once(
+    config: str, seed: int, folder: Path, opts: Sequence[str] = (), eval_only: bool = False, num_gpus: int = 1
+) -> Dict[str, Any]:
+    """Train and test, or test alone, unless it was done before; what was stopped is resumed.
+
+    Args:
+        config: file, as from the current folder.
+        folder: of this run alone; the record is its ``result.json``.
+        opts: ``KEY VALUE`` overrides.
+        eval_only: test the ``MODEL.WEIGHTS`` of `opts`.
+
+    Returns:
+        the record: arm, seed, options, command, test_settings, environment and figures.
+
+    Raises:
+        ValueError: the folder holds a run with other options, done or to be resumed.
+        RuntimeError: the run failed; names its log.
+    """
+    result = folder / "result.json"
+    options = [config, seed, *opts]
+    begun = json.loads(result.read_text()) if result.exists() else {"options": options}
+    done = "figures" in begun
+    if begun["options"] != options and (done or (folder / "last_checkpoint").exists()):
+        made = f"{folder} was made with {begun['options']}, not {options}"
+        raise ValueError(f"{made}; remove it or choose another --output")
+    if done:
+        logger.info("done before: %s", folder)
+        return begun
+    write_json(result, {"options": options})
+    logger.info("%s: %s", "testing" if eval_only else "training", folder)
+    _train_net([*arguments(config, seed, opts, eval_only), "OUTPUT_DIR", str(folder)], num_gpus, folder)
+    run = {"arm": Path(config).stem, "seed": seed, "options": options,
+           "command": shlex.join(["python", "train_net.py", *arguments(config, seed, opts, eval_only)]),
+           "test_settings": _test_settings(folder / "config.yaml"), "environment": _environment(),
+           "figures": {**_training_figures(folder), **_test_figures(folder)}}  # fmt: skip
+    write_json(result, run)
+    return run
+
+
+def arguments(config: str, seed: int, opts: Sequence[str] = (), eval_only: bool = False) -> List[str]:
+    """What train_net.py is called with, but for the output folder."""
+    return [*(["--eval-only"] if eval_only else []), "--config-file", config, "SEED", str(seed), *opts]
+
+
+def _train_net(options: List[str], num_gpus: int, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    resume = [] if "--eval-only" in options else ["--resume"]
+    command = [sys.executable, str(ROOT / "train_net.py"), "--num-gpus", str(num_gpus), *resume, *options]
+    console = folder / "console.txt"
+    with open(console, "a") as out:
+        code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode
+    if code != 0:
+        last = (console.read_text().splitlines() or [""])[-1]
+        raise RuntimeError(f"{folder} failed with exit status {code}; {console} ends: {last}")
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write `file` as a whole or not at all, and make its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(file)
+
+
+def _training_figures(folder: Path) -> Dict[str, float]:
+    """Mean loss over all RoIs, trained fg : bg, speed and memory, as far as they were measured."""
+    metrics, log = folder / "metrics.json", folder / "log.txt"
+    records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    figures = {"ohem/all_roi_loss": r["ohem/all_roi_loss"] for r in records if "ohem/all_roi_loss" in r}
+    sampled = [r for r in records if "roi_head/num_bg_samples" in r]
+    if sampled:
+        foreground = sum(r["roi_head/num_fg_samples"] for r in sampled)
+        figures["fg_per_bg"] = foreground / max(sum(r["roi_head/num_bg_samples"] for r in sampled), 1e-9)
+    seconds = [r["time"] for r in records if "time" in r]
+    if seconds:
+        figures["seconds_per_iteration"] = statistics.median(seconds)
+    memory = [int(mib) for mib in re.findall(r"max_mem: (\d+)M", log.read_text())] if log.exists() else []
+    if memory:
+        figures["memory_gib"] = max(memory) / 1024
+    return figures
+
+
+def _test_figures(folder: Path) -> Dict[str, float]:
+    """``bbox/AP50`` and so on, ``bbox/AP50-CLASS`` for a class; none for a submission to a server."""
+    files = sorted(folder.glob("inference/*/results.json"))
+    return {
+        "/".join([*([file.parent.name] if len(files) > 1 else []), row["evaluator"], row["metric"]])
+        + (f"-{row['class']}" if row["class"] else ""): row["value"]
+        for file in files
+        for row in json.loads(file.read_text())
+    }
+
+
+def _test_settings(config: Path) -> Dict[str, Any]:
+    """How a run was tested, from the config.yaml that it saved: key -> value."""
+    settings = {k: v for k, v in _leaves(yaml.safe_load(config.read_text())) if _TEST_SETTING.search(k)}
+    return {key: value for key, value in settings.items() if not _NO_TEST_SETTING.search(key)}
+
+
+def _leaves(node: Dict[str, Any], prefix: str = ""):
+    for key, value in node.items():
+        yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+
+
+def _environment() -> Dict[str, str]:
+    cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if cuda else _cpu(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "detectron2": detectron2.__version__,
+        "numpy": numpy.__version__,
+        "opencv": cv2.__version__,
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    threads = torch.get_num_threads()
+    return f"{names[0] if names else platform.machine()} ({os.cpu_count()} cores, {threads} thread(s) a run)"
