@@ -19,7 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ohem_d2
 
 # Operations whose result the host has to wait for, as an answer or as a size.
-SYNCING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "torchvision::nms")
+SYNCING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim",
+           "torchvision::nms")  # fmt: skip
+# Those that an index of bools makes wait.
+_INDEXING = ("aten::index", "aten::index_put", "aten::index_put_")
 
 # The stages of mining: name -> the function that is one, as (module, attribute).
 STAGES = {
@@ -99,19 +102,39 @@ def peak_cpu_bytes(run: Callable) -> int:
 
 
 class OperationCounter(TorchDispatchMode):
-    """Counts the ATen and torchvision operations that run inside."""
+    """Counts the ATen and torchvision operations that run inside, and those for which a host would wait on CUDA."""
 
     def __init__(self):
         super().__init__()
         self.counts: Counter = Counter()
+        self.num_syncing = 0
+        self._tolist = mock.patch.object(torch.Tensor, "tolist", self._counted(torch.Tensor.tolist))
+
+    def __enter__(self):
+        self._tolist.start()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self._tolist.stop()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.counts[func._schema.name] += 1
+        name = func._schema.name
+        self.counts[name] += 1
+        self.num_syncing += name in SYNCING or self._waits(name, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
-    @property
-    def num_syncing(self) -> int:
-        return sum(self.counts[name] for name in SYNCING)
+    def _waits(self, name, args, kwargs) -> bool:
+        if name in _INDEXING:
+            return any(index is not None and index.dtype == torch.bool for index in args[1])
+        return name == "aten::repeat_interleave" and kwargs.get("output_size") is None
+
+    def _counted(self, tolist):
+        def counted(tensor):  # on CPU it reads the memory, without an operation
+            self.num_syncing += 1
+            return tolist(tensor)
+
+        return counted
 
 
 def count_operations(step: Callable, device: str) -> Dict[str, int]:

@@ -71,17 +71,27 @@ def mine_hard_rois(
 ) -> HardRoIs:
     """As `select_hard_rois`, and tells what NMS kept as well."""
     _check_arguments(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images)
-    _check_finite(losses, image_ids)
     if nms_thresh is None:
         survivors = torch.sort(losses, descending=True, stable=True).indices
     else:
         groups = image_ids if class_ids is None else _joint_ids(image_ids, class_ids)
         survivors = suppress_duplicates(losses, boxes, groups, nms_thresh)
     if num_images is None:
-        selected = _hardest_of_each_image(survivors, image_ids, num_per_image)
+        grouped = _group_by_image(survivors, image_ids)
+        over_budget = _rank_in_image(image_ids[grouped]) >= num_per_image
     else:
-        selected = _group_by_image(survivors[: num_per_image * num_images], image_ids)
-    return HardRoIs(selected, survivors)
+        grouped = _group_by_image(survivors[: num_per_image * num_images], image_ids)
+        over_budget = torch.zeros_like(grouped, dtype=torch.bool)
+    not_finite = ~torch.isfinite(losses)
+    # The host waits here, once, for both numbers.
+    num_over, num_not_finite = torch.stack([over_budget.sum(), not_finite.sum()]).tolist()
+    if num_not_finite:
+        raise FloatingPointError(
+            f"{num_not_finite} of {len(losses)} RoI losses are not finite, in image(s) "
+            f"{torch.unique(image_ids[not_finite]).tolist()} of the batch"
+        )
+    in_budget_first = torch.sort(over_budget.byte(), stable=True).indices
+    return HardRoIs(grouped[in_budget_first[: len(grouped) - num_over]], survivors)
 
 
 def _joint_ids(image_ids: Tensor, class_ids: Tensor) -> Tensor:
@@ -93,20 +103,8 @@ def _group_by_image(order: Tensor, image_ids: Tensor) -> Tensor:
     return order[torch.sort(image_ids[order], stable=True).indices]
 
 
-def _hardest_of_each_image(order: Tensor, image_ids: Tensor, num_per_image: int) -> Tensor:
-    grouped = _group_by_image(order, image_ids)
-    ids = image_ids[grouped].contiguous()
-    rank_in_image = torch.arange(len(ids), device=ids.device) - torch.searchsorted(ids, ids)
-    return grouped[rank_in_image < num_per_image]
-
-
-def _check_finite(losses: Tensor, image_ids: Tensor) -> None:
-    finite = torch.isfinite(losses)
-    if not finite.all():
-        images = torch.unique(image_ids[~finite]).tolist()
-        raise FloatingPointError(
-            f"{int((~finite).sum())} of {len(losses)} RoI losses are not finite, in image(s) {images} of the batch"
-        )
+def _rank_in_image(grouped_ids: Tensor) -> Tensor:
+    return torch.arange(len(grouped_ids), device=grouped_ids.device) - torch.searchsorted(grouped_ids, grouped_ids)
 
 
 def _check_arguments(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images) -> None:

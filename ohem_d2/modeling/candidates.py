@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..config import OHEMOptions
 from ..mining import read_only
+from .pooling import pool_rois
 from .roi_losses import check_rankable, federated_class_weights, ranking_losses
 
 # RoIs at a time where the config leaves it open: enough to fill a GPU, and the memory of an ordinary RoI batch.
@@ -43,19 +44,29 @@ def label_candidates(heads: ROIHeads, proposals: List[Instances], targets: List[
 
 
 def _match(matcher: Matcher, num_classes: int, proposals: Instances, targets: Instances) -> Instances:
-    labelled = Instances(proposals.image_size, **proposals.get_fields())
-    ious = pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)  # (objects, R)
-    matched, labels = matcher(ious)
+    labelled, device = Instances(proposals.image_size, **proposals.get_fields()), proposals.proposal_boxes.device
     if len(targets) > 0:
+        ious = pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)  # (objects, R)
+        labelled.gt_ious, matched = ious.max(dim=0)
+        labels = _labels(matcher, ious, labelled.gt_ious)
         classes = torch.where(labels == 0, num_classes, targets.gt_classes[matched])
         labelled.gt_classes = torch.where(labels == -1, -1, classes)
         labelled.gt_boxes = targets.gt_boxes[matched]
-        labelled.gt_ious = ious.amax(dim=0)
     else:
-        labelled.gt_classes = torch.full_like(matched, num_classes)
+        labelled.gt_ious = torch.zeros(len(proposals), device=device)
+        labelled.gt_classes = torch.full((len(proposals),), num_classes, device=device)
         labelled.gt_boxes = proposals.proposal_boxes
-        labelled.gt_ious = torch.zeros(len(proposals), device=matched.device)
     return labelled
+
+
+def _labels(matcher: Matcher, ious: Tensor, best: Tensor) -> Tensor:
+    """The matcher's labels (R,); of its own class without its assertion on `ious`, for which the host would wait."""
+    if type(matcher) is not Matcher or matcher.allow_low_quality_matches:
+        return matcher(ious)[1]
+    labels = torch.ones_like(best, dtype=torch.int8)
+    for label, low, high in zip(matcher.labels, matcher.thresholds[:-1], matcher.thresholds[1:]):
+        labels = torch.where((best >= low) & (best < high), label, labels)
+    return labels
 
 
 def candidate_losses(
@@ -110,8 +121,13 @@ def _losses_of(heads, features, candidates, targets, rank) -> Tensor:
 
 @_losses_of.register
 def _(heads: StandardROIHeads, features, candidates, targets, rank) -> Tensor:
-    pooled = heads.box_pooler([features[f] for f in heads.in_features], [c.proposal_boxes for c in candidates])
-    return rank(heads.box_predictor, heads.box_predictor(heads.box_head(pooled)), candidates)
+    feature_list, boxes = [features[f] for f in heads.in_features], [c.proposal_boxes for c in candidates]
+    dropout = any(m.training for m in heads.box_head.modules())  # nothing else is in training mode here
+    pooled, rows = pool_rois(heads.box_pooler, feature_list, boxes, share=not dropout)
+    predictions = heads.box_predictor(heads.box_head(pooled))
+    if rows is not None:
+        predictions = tuple(p[rows] for p in predictions)
+    return rank(heads.box_predictor, predictions, candidates)
 
 
 @_losses_of.register

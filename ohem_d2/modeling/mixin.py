@@ -127,9 +127,10 @@ class OHEMMixin:
             torch.cat([c.gt_classes for c in candidates]) if options.nms_per_class else None,
             num_images=len(candidates) if options.budget == "batch" else None,
         )
-        write_mining_statistics(losses, candidates, hard, self.num_classes)
-        num_selected = torch.bincount(image_ids[hard.selected], minlength=len(candidates)).tolist()
-        first = (sizes.cumsum(0) - sizes)[image_ids[hard.selected]]
+        images_of_selected = image_ids[hard.selected]
+        counts = torch.bincount(images_of_selected, minlength=len(candidates))
+        num_selected = write_mining_statistics(losses, candidates, hard, self.num_classes, counts)
+        first = (sizes.cumsum(0) - sizes)[images_of_selected]
         return list((hard.selected - first).split(num_selected))
 
     @contextmanager

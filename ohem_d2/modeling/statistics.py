@@ -1,6 +1,6 @@
 """What was mined, in the event storage under ``ohem/``."""
 from math import isfinite
-from typing import Dict, List
+from typing import Dict, Hashable, List
 
 import torch
 from detectron2.structures import Instances
@@ -10,8 +10,10 @@ from torch import Tensor
 from ..mining import HardRoIs
 
 
-def write_mining_statistics(losses: Tensor, candidates: List[Instances], hard: HardRoIs, num_classes: int) -> None:
-    """Write the scalars of one iteration; one copy to the host for all of them.
+def write_mining_statistics(
+    losses: Tensor, candidates: List[Instances], hard: HardRoIs, num_classes: int, num_selected: Tensor
+) -> List[int]:
+    """Write the scalars of one iteration; one copy to the host for them and for what the caller needs there.
 
     ``num_candidates``, ``num_survivors`` (of NMS) and ``num_selected`` are means per image. ``fg_fraction``
     and ``mean_fg_iou`` (IoU with the matched object) are over the selected RoIs. ``mean_loss`` is over all candidates
@@ -22,6 +24,10 @@ def write_mining_statistics(losses: Tensor, candidates: List[Instances], hard: H
         losses: (R,) of the concatenated `candidates`.
         candidates: one `Instances` per image, with ``gt_classes`` and, to report it, ``gt_ious``.
         num_classes: K, the background label.
+        num_selected: (N,) of each image, on the device.
+
+    Returns:
+        `num_selected`, on the host.
     """
     selected = torch.zeros_like(losses, dtype=torch.bool).index_fill_(0, hard.selected, True)
     foreground = torch.cat([c.gt_classes for c in candidates]) < num_classes
@@ -29,7 +35,10 @@ def write_mining_statistics(losses: Tensor, candidates: List[Instances], hard: H
     if candidates[0].has("gt_ious"):
         ious, hard_foreground = torch.cat([c.gt_ious for c in candidates]), foreground & selected
         scalars["mean_fg_iou"] = torch.where(hard_foreground, ious, 0).sum() / hard_foreground.sum()
-    _write("ohem", scalars, len(losses), len(hard.survivors), len(candidates))
+    counts = dict(enumerate(num_selected))
+    values = _to_host({**scalars, **counts})
+    _write("ohem", {name: values[name] for name in scalars}, len(losses), len(hard.survivors), len(candidates))
+    return [int(values[image]) for image in counts]
 
 
 def write_anchor_statistics(
@@ -44,7 +53,7 @@ def write_anchor_statistics(
         num_survivors: of NMS, whose input are the candidates of highest loss; all images together.
     """
     losses, selected, foreground = losses[candidates], selected[candidates], foreground[candidates]
-    _write(prefix, _scalars(losses, selected, foreground), len(losses), num_survivors, len(candidates))
+    _write(prefix, _to_host(_scalars(losses, selected, foreground)), len(losses), num_survivors, len(candidates))
 
 
 def _scalars(losses: Tensor, selected: Tensor, foreground: Tensor) -> Dict[str, Tensor]:
@@ -58,11 +67,14 @@ def _scalars(losses: Tensor, selected: Tensor, foreground: Tensor) -> Dict[str, 
     }
 
 
+def _to_host(scalars: Dict[Hashable, Tensor]) -> Dict[Hashable, float]:
+    return dict(zip(scalars, torch.stack(list(scalars.values())).tolist()))
+
+
 def _write(
-    prefix: str, scalars: Dict[str, Tensor], num_candidates: int, num_survivors: int, num_images: int
+    prefix: str, values: Dict[str, float], num_candidates: int, num_survivors: int, num_images: int
 ) -> None:
-    values = dict(zip(scalars, torch.stack(list(scalars.values())).tolist()))
-    values["num_candidates"], values["num_survivors"] = num_candidates, num_survivors
+    values = {**values, "num_candidates": num_candidates, "num_survivors": num_survivors}
     for name in ("num_candidates", "num_survivors", "num_selected"):
         values[name] /= num_images
     get_event_storage().put_scalars(**{f"{prefix}/{k}": v for k, v in values.items() if isfinite(v)})

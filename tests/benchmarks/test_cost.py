@@ -1,0 +1,74 @@
+"""What mining costs, counted: operations, waits of the host, bytes. Never seconds."""
+import pytest
+import torch
+from ohem_d2.mining import select_hard_rois
+from ohem_d2.modeling.candidates import candidate_losses, label_candidates
+
+from ..builders import build_heads, make_inputs
+
+SINGLE_LEVEL = ("MODEL.ROI_HEADS.IN_FEATURES", "['p2']")
+
+
+@pytest.fixture
+def measure(load_script):
+    return load_script("benchmarks/measure.py")
+
+
+def counted(measure, run):
+    with measure.OperationCounter() as counter:
+        run()
+    return sum(counter.counts.values()), counter.num_syncing
+
+
+def mining(heads, inputs):
+    """What mining does before the parent's sampler."""
+    features, proposals, targets = inputs
+    heads._features = features
+    return lambda: heads._hard_proposals(proposals, targets)
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 8])
+def test_the_host_waits_three_times_however_many_images(storage, measure, num_images):
+    # For the survivors of NMS, for how many are selected in all, and for how many of each image and the statistics.
+    run = mining(build_heads(*SINGLE_LEVEL), make_inputs(num_images))
+    assert counted(measure, run)[1] == 3
+
+
+def test_the_host_waits_once_more_in_each_chunk_on_several_levels(storage, measure):
+    heads, inputs = build_heads("MODEL.OHEM.READONLY_CHUNK", "20"), make_inputs(2, num_proposals=40)
+    assert counted(measure, mining(heads, inputs))[1] == 3 + 4
+
+
+def test_the_host_waits_twice_from_the_losses_to_the_indices(measure):
+    boxes = torch.rand(500, 2).repeat(1, 2) * 100 + torch.tensor([0.0, 0.0, 20.0, 20.0])
+    ids = torch.arange(500) % 4
+    for args, waits in (((0.7,), 2), ((None,), 1), ((0.7, ids), 2)):
+        assert counted(measure, lambda: select_hard_rois(torch.rand(500), boxes, ids, 16, *args))[1] == waits
+
+
+def test_the_number_of_operations_does_not_grow_with_the_proposals(storage, measure):
+    heads = build_heads(*SINGLE_LEVEL, "MODEL.OHEM.READONLY_CHUNK", "100000")
+    few, many = (counted(measure, mining(heads, make_inputs(2, num_proposals=n)))[0] for n in (40, 4000))
+    assert many == few <= 260
+
+
+def test_the_read_only_pass_of_more_proposals_takes_no_more_memory_for_its_features(storage, measure):
+    heads = build_heads(*SINGLE_LEVEL, "MODEL.OHEM.READONLY_CHUNK", "200")
+    peaks = {n: _peak(measure, heads, n) for n in (2000, 4000)}
+    # A pooled RoI of 8 x 3 x 3 floats has 288 bytes; what grows is a candidate's loss, its label and its boxes.
+    assert peaks[4000] - peaks[2000] < 2000 * 64
+
+
+@pytest.mark.parametrize("num_classes", [20, 1203])
+def test_class_scores_exist_for_one_chunk_at_a_time(storage, measure, num_classes):
+    options = ("MODEL.ROI_HEADS.NUM_CLASSES", str(num_classes), "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True")
+    heads = build_heads(*SINGLE_LEVEL, *options, "MODEL.OHEM.READONLY_CHUNK", "100")
+    logits_of_all = 4000 * (num_classes + 1) * 4
+    logits_of_chunk = logits_of_all // 40
+    assert _peak(measure, heads, 4000) < 4 * logits_of_chunk + 4000 * 300
+
+
+def _peak(measure, heads, num_proposals):
+    features, proposals, targets = make_inputs(1, num_proposals=num_proposals)
+    candidates = label_candidates(heads, proposals, targets)
+    return measure.peak_cpu_bytes(lambda: candidate_losses(heads, features, candidates, targets, heads.ohem))
