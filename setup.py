@@ -28,6 +28,7 @@ INSTALL_REQUIRES = [
     "Pillow",  # images of data sets and pictures of reports
     "pycocotools>=2.0.2",  # COCO data sets and their evaluation
     "PyYAML",  # data set catalogues
+    "tabulate",  # tables of results in the log
     "tqdm",  # progress of proposal generation
 ]
 

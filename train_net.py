@@ -31,14 +31,13 @@ def main(args):
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ohem_d2")
         logger.info("Running on %s", device)
         if args.eval_only:
-            model = trainer_class.build_trained_model(cfg, resume=args.resume)
-        else:
-            trainer = trainer_class(cfg)
-            trainer.resume_or_load(resume=args.resume)
+            return trainer_class.test(cfg, trainer_class.build_trained_model(cfg, resume=args.resume))
+        trainer = trainer_class(cfg)
+        trainer.resume_or_load(resume=args.resume)
     except (KeyError, ValueError, OSError) as error:
         logger.debug("The error arose here:", exc_info=True)
         sys.exit(f"{type(error).__name__}: {error.args[0] if isinstance(error, KeyError) else error}")
-    return trainer_class.test(cfg, model) if args.eval_only else trainer.train()
+    return trainer.train()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The models, arms and synthetic inputs of the training-step benchmark."""
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
@@ -115,7 +116,7 @@ class Arm:
         return run
 
 
-def build_arm(name: str, args) -> Arm:
+def arm_cfg(name: str, args):
     model = MODELS[args.model]
     cfg = get_cfg()
     ohem_d2.add_ohem_config(cfg)
@@ -124,6 +125,11 @@ def build_arm(name: str, args) -> Arm:
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = args.device, ""
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, cfg.MODEL.ROI_HEADS.NUM_CLASSES = model.budget, args.classes
     ARMS[name](cfg, model.heads)
+    return cfg
+
+
+def build_arm(name: str, args) -> Arm:
+    cfg = arm_cfg(name, args)
     torch.manual_seed(0)
     built = build_model(cfg).train()
     if built.proposal_generator is not None:  # the RPN does its work, and the given proposals take the place of its own
@@ -156,3 +162,23 @@ def _boxes(number: int, height: int, width: int, generator) -> torch.Tensor:
     sizes = extent * (0.05 + 0.35 * torch.rand(number, 2, generator=generator))
     corners = (extent - sizes) * torch.rand(number, 2, generator=generator)
     return torch.cat([corners, corners + sizes], dim=1)
+
+
+def get_parser(description: str) -> argparse.ArgumentParser:
+    """The options that `build_arm` and `make_batch` read, and those of a measurement."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list(MODELS), default="small")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=["fp32", "tf32", "amp"], default="fp32")
+    parser.add_argument("--images", type=int, default=2, help="of a batch (default 2)")
+    parser.add_argument("--proposals", type=int, default=2000, help="of an image (default 2000)")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's")
+    parser.add_argument("--classes", type=int, default=20, help="foreground classes (default 20)")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="JSON file")
+    return parser
+
+
+def set_precision(name: str) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"

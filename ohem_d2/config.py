@@ -7,6 +7,7 @@ from detectron2.config import CfgNode as CN
 BUDGETS = ("image", "batch")
 RANKINGS = ("cls+box", "cls", "box")
 READONLY_DTYPES = ("auto", "float32", "float16", "bfloat16")
+VOTERS = ("all", "last")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,65 @@ class OHEMRetinaNetOptions(AnchorOHEMOptions):
     section: ClassVar[str] = "RETINANET"
 
 
+@dataclass(frozen=True)
+class BoxVotingOptions:
+    """``TEST.BOX_VOTING``: iterative box regression and voting (Gidaris and Komodakis, ICCV 2015).
+
+    Raises:
+        ValueError: a value out of its range; names the key, the value and the valid choices.
+    """
+
+    section: ClassVar[str] = "TEST.BOX_VOTING"
+
+    enabled: bool = False
+    # Passes through the head, >= 1: the first takes the proposals, each other one the boxes that the one
+    # before made of them, one per RoI: that of its best class.
+    rounds: int = 2
+    # IoU in [0, 1] above which NMS on the union of the rounds drops the box of lower score; takes the place
+    # of MODEL.ROI_HEADS.NMS_THRESH_TEST.
+    nms_thresh: float = 0.3
+    # IoU in [0, 1] with a box that NMS has kept, from which on a box of its class votes for its coordinates.
+    vote_thresh: float = 0.5
+    # Whose boxes vote: those of "all" rounds, or of the "last".
+    voters: str = "all"
+
+    def __post_init__(self) -> None:
+        name = self.section
+        _require(self.rounds >= 1, "ROUNDS", self.rounds, "an integer >= 1", name)
+        for key in ("nms_thresh", "vote_thresh"):
+            value = getattr(self, key)
+            _require(0 <= value <= 1, key.upper(), value, "a number in [0, 1]", name)
+        _require(self.voters in VOTERS, "VOTERS", self.voters, "one of " + ", ".join(map(repr, VOTERS)), name)
+
+    @classmethod
+    def from_config(cls, cfg: CN) -> "BoxVotingOptions":
+        """Read ``cfg.TEST.BOX_VOTING``; KeyError for an unknown key in it."""
+        return _read_section(cls, cfg.TEST.BOX_VOTING)
+
+
+@dataclass(frozen=True)
+class SoftNMSOptions:
+    """``TEST.SOFT_NMS``: Gaussian soft-NMS (Bodla et al., ICCV 2017) in place of NMS.
+
+    Raises:
+        ValueError: a value out of its range; names the key, the value and the valid choices.
+    """
+
+    section: ClassVar[str] = "TEST.SOFT_NMS"
+
+    enabled: bool = False
+    # The score of a box that overlaps a better one of its class by IoU o is multiplied by exp(-o^2 / SIGMA).
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(self.sigma > 0, "SIGMA", self.sigma, "a number > 0", self.section)
+
+    @classmethod
+    def from_config(cls, cfg: CN) -> "SoftNMSOptions":
+        """Read ``cfg.TEST.SOFT_NMS``; KeyError for an unknown key in it."""
+        return _read_section(cls, cfg.TEST.SOFT_NMS)
+
+
 def add_ohem_config(cfg: CN) -> None:
     """Add the keys of this project, with their defaults, to a Detectron2 config (in place)."""
     cfg.MODEL.OHEM = CN(_defaults(OHEMOptions))
@@ -150,6 +210,15 @@ def add_ohem_config(cfg: CN) -> None:
     # The first images of the first training set, without augmentation.
     cfg.TEST.ROI_LOSS.NUM_IMAGES = 64
 
+    # Evaluators of a test set: any of "voc07" (AP at 11 recalls), "voc12" (area) and "coco"; empty: by the data set.
+    cfg.TEST.EVALUATORS = ()
+
+    # How multi-scale testing (TEST.AUG) combines its scales. "detections": all detections are merged, as in
+    # Detectron2. "proposals": scores and boxes of each proposal are averaged (the paper).
+    cfg.TEST.AUG.COMBINE = "detections"
+    cfg.TEST.BOX_VOTING = CN(_defaults(BoxVotingOptions))
+    cfg.TEST.SOFT_NMS = CN(_defaults(SoftNMSOptions))
+
 
 def check_keys(cfg: CN) -> None:
     """Refuse keys that would be silently ignored.
@@ -175,10 +244,15 @@ def _check_section(name: str, node: Any, known: Dict[str, Any]) -> None:
         raise KeyError(f"unknown key {name}.{unknown[0]}; valid: {', '.join(known)}")
 
 
+def _read_section(options: type, node: Any) -> Any:
+    _check_section(options.section, node, _defaults(options))
+    return options(**{f.name: node[f.name.upper()] for f in fields(options)})
+
+
 def _defaults(options: type) -> Dict[str, Any]:
     return {f.name.upper(): f.default for f in fields(options)}
 
 
-def _require(ok: bool, key: str, value: Any, valid: str) -> None:
+def _require(ok: bool, key: str, value: Any, valid: str, section: str = "MODEL.OHEM") -> None:
     if not ok:
-        raise ValueError(f"MODEL.OHEM.{key} is {value!r}; valid: {valid}")
+        raise ValueError(f"{section}.{key} is {value!r}; valid: {valid}")

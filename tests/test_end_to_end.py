@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.engine.defaults import create_ddp_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,6 +125,39 @@ def test_coco_data_of_a_catalogue_is_trained_on_and_evaluated_as_coco(folder, re
         "MODEL.ANCHOR_GENERATOR.SIZES", "[[32, 64]]", "MODEL.RPN.POST_NMS_TOPK_TEST", 10),
     )  # fmt: skip
     assert "copypaste: AP,AP50,AP75,APs,APm,APl" in out
+
+
+@pytest.fixture(scope="module")
+def voc(folder, real_data):
+    """A few real VOC images, their Selective Search proposals, and the overrides by which a config takes them."""
+    real, root = real_data / "voc_sample", folder / "voc"
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    for part in ("Annotations", "JPEGImages"):
+        (root / part).symlink_to(real.resolve() / part)
+    for split, num in ("train", 4), ("test", 3):
+        ids = (real / "ImageSets" / "Main" / f"{split}.txt").read_text().split()[:num]
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(ids) + "\n")
+    (folder / "voc.yaml").write_text(
+        f"voc: {{format: voc, root: {root}, splits: [train, test], classes: {list(CLASS_NAMES)}, "
+        f"year: 2007, proposals: '{root}/{{split}}.safetensors'}}\n"
+    )
+    run(folder, "datasets/prepare_proposals.py", "generate", "selective-search", "--catalog", "voc.yaml",
+        "--dataset", "voc_train", "voc_test", "--scale", 0.3, "--workers", 1)  # fmt: skip
+    names = "DATASETS.TRAIN", "('voc_train',)", "DATASETS.TEST", "('voc_test',)"
+    return ["DATASETS.CATALOG", "('voc.yaml',)", *names]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["VGG16", "VGG_CNN_M_1024"])
+def test_the_networks_of_the_paper_train_on_real_images_and_are_evaluated(folder, voc, net):
+    config = ROOT / f"configs/PascalVOC-Detection/fast_rcnn_{net}_07_ohem.yaml"
+    small = ["INPUT.MIN_SIZE_TRAIN", "(120,)", "INPUT.MIN_SIZE_TEST", 120, "SOLVER.MAX_ITER", 3]
+    opts = ["OUTPUT_DIR", net, "MODEL.WEIGHTS", "", "DATALOADER.NUM_WORKERS", 0, *small, *voc]
+    out = run(folder, "train_net.py", "--config-file", config, *opts)
+    assert "difficult objects dropped" in out and "copypaste: AP,AP50,AP75\n" in out  # COCO's has three more
+    final = {k: v for record in metrics(folder, net) for k, v in record.items()}
+    assert 0 < final["ohem/num_selected"] <= 64 and 0 <= final["bbox/AP50"] <= 100
+    (folder / net / "model_final.pth").unlink()  # a gigabyte
 
 
 @pytest.mark.skipif(

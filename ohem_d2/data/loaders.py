@@ -111,15 +111,17 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
 
     The file is that of ``DATASETS.PROPOSAL_FILES_TEST`` at the place of the data set in ``DATASETS.TEST``, or
     where that list is empty or ``DATASETS.TEST`` lacks the data set, the ``proposal_file`` of its metadata.
+    With ``TEST.AUG`` images and proposals keep their own size: each scale of the test resizes them once.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`build_train_loader`.
     """
+    options = {"augmentations": []} if cfg.TEST.AUG.ENABLED else {}
     if not cfg.MODEL.LOAD_PROPOSALS:
-        return build_detection_test_loader(cfg, dataset_name)
+        return build_detection_test_loader(cfg, dataset_name, mapper=DatasetMapper(cfg, False, **options))
     file = _proposal_file(cfg, dataset_name, list(cfg.DATASETS.TEST), "PROPOSAL_FILES_TEST")
     dicts, proposals = _load_datasets([dataset_name], [file], filter_empty=False)
-    mapper = ProposalDatasetMapper(cfg, is_train=False, proposals=proposals)
+    mapper = ProposalDatasetMapper(cfg, is_train=False, proposals=proposals, **options)
     return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 

@@ -12,7 +12,7 @@ from detectron2.structures import BoxMode
 from .images import read_image_size
 from .messages import name_some
 
-__all__ = ["load_voc", "load_voc_images"]
+__all__ = ["load_voc", "load_voc_images", "read_split"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def load_voc(root: Union[str, Path], split: str, classes: Sequence[str]) -> list
             or holds a class that is not in ``classes``.
     """
     root = Path(root)
-    ids = _read_split(root, split)
+    ids = read_split(root, split)
     images = index_folder(root / "JPEGImages", IMAGE_EXTENSIONS)
     xmls = index_folder(root / "Annotations", (".xml",))
     _require(ids, images, f"images ({', '.join(IMAGE_EXTENSIONS)})", root / "JPEGImages")
@@ -67,7 +67,7 @@ def load_voc_images(root: Union[str, Path], split: str) -> list[dict[str, Any]]:
         ValueError: a split without ids or with an id twice; an image without a readable header.
     """
     root = Path(root)
-    ids = _read_split(root, split)
+    ids = read_split(root, split)
     images = index_folder(root / "JPEGImages", IMAGE_EXTENSIONS)
     _require(ids, images, f"images ({', '.join(IMAGE_EXTENSIONS)})", root / "JPEGImages")
     dicts = []
@@ -77,9 +77,15 @@ def load_voc_images(root: Union[str, Path], split: str) -> list[dict[str, Any]]:
     return dicts
 
 
-def _read_split(root: Path, split: str) -> list[str]:
-    """The image ids of a split: the first column of its non-blank lines."""
-    path = root / "ImageSets" / "Main" / f"{split}.txt"
+def read_split(root: Union[str, Path], split: str) -> list[str]:
+    """
+    The image ids of a split: the first column of its non-blank lines.
+
+    Raises:
+        FileNotFoundError: no such split.
+        ValueError: a split without ids or with an id twice.
+    """
+    path = Path(root) / "ImageSets" / "Main" / f"{split}.txt"
     if not path.is_file():
         choices = name_some(sorted(file.stem for file in path.parent.glob("*.txt")), 20)
         raise FileNotFoundError(f"split file {path} does not exist; splits there: {choices or 'none'}")

@@ -13,6 +13,7 @@ from fvcore.common.registry import Registry
 
 from ..config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
 from ..data import register_catalog
+from ..evaluation import check_testing
 from ..modeling import OHEMMixin, OHEMRetinaNetMixin, OHEMRPNMixin
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Raise KeyError or ValueError for OHEM settings that are wrong or would do nothing."""
+    """Raise KeyError or ValueError for settings that are wrong or would do nothing."""
     model = cfg.MODEL
     ROI_HEADS_REGISTRY.get(model.ROI_HEADS.NAME)
     if OHEMOptions.from_config(cfg).enabled:
@@ -66,6 +67,7 @@ def check_config(cfg: CfgNode) -> None:
             f"TEST.ROI_LOSS has PERIOD {cfg.TEST.ROI_LOSS.PERIOD} and NUM_IMAGES {cfg.TEST.ROI_LOSS.NUM_IMAGES}; "
             "valid: PERIOD >= 0, NUM_IMAGES >= 1"
         )
+    check_testing(cfg)
     check_writable("OUTPUT_DIR", cfg.OUTPUT_DIR)
 
 

@@ -1,50 +1,64 @@
 """The evaluator of a data set."""
 import os
-from typing import Any
+from pathlib import Path
+from typing import List
 
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
-from detectron2.evaluation.pascal_voc_evaluation import parse_rec
+from detectron2.evaluation import DatasetEvaluator
+
+from ..evaluation import COCOEvaluator, COCOSubmission, ReportedEvaluators, VOCEvaluator, VOCSubmission
+
+_VOC_YEARS = {"voc07": 2007, "voc12": 2012}
+_EVALUATORS = (*_VOC_YEARS, "coco")
 
 
 def build_evaluator(cfg, dataset_name: str) -> DatasetEvaluator:
-    """The evaluator of the data set's ``evaluator_type``: "pascal_voc" or "coco".
+    """The evaluators that ``TEST.EVALUATORS`` names, or else that of the data set's ``evaluator_type``.
+
+    For a data set without annotations, what writes the submission for its server. All files go to
+    ``OUTPUT_DIR/inference/DATASET``.
 
     Raises:
-        ValueError: another type.
+        ValueError: another type; an unknown evaluator or one that cannot read the data set; annotations that
+            cannot be evaluated.
+        FileNotFoundError: annotations are missing.
     """
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind == "pascal_voc":
-        return PascalVOCDetectionEvaluator(dataset_name)
-    if kind == "coco":
-        return COCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
-    raise ValueError(f"data set {dataset_name!r} has evaluator_type {kind!r}; valid: pascal_voc, coco")
+    metadata = MetadataCatalog.get(dataset_name)
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    if not metadata.get("has_annotations", True):
+        return VOCSubmission(dataset_name, folder)
+    names = _evaluator_names(cfg, dataset_name)
+    evaluators: List[DatasetEvaluator] = []
+    if "coco" in names:
+        coco = COCOEvaluator(dataset_name, folder)
+        if not coco.labelled:
+            return COCOSubmission(dataset_name, folder, Path(cfg.OUTPUT_DIR).resolve().name)
+        evaluators.append(coco)
+    years = {name: _VOC_YEARS[name] for name in names if name in _VOC_YEARS}
+    if years:
+        years = years if len(names) > 1 else {"bbox": years[names[0]]}
+        evaluators.insert(0, VOCEvaluator(dataset_name, years))
+    return ReportedEvaluators(evaluators, folder)
+
+
+def _evaluator_names(cfg, dataset_name: str) -> List[str]:
+    unknown = [name for name in cfg.TEST.EVALUATORS if name not in _EVALUATORS]
+    if unknown:
+        raise ValueError(f"TEST.EVALUATORS has {unknown[0]!r}; valid: {', '.join(_EVALUATORS)}")
+    if cfg.TEST.EVALUATORS:
+        return list(dict.fromkeys(cfg.TEST.EVALUATORS))
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type")
+    if kind not in ("pascal_voc", "coco"):
+        raise ValueError(f"data set {dataset_name!r} has evaluator_type {kind!r}; valid: pascal_voc, coco")
+    return ["coco" if kind == "coco" else "voc07" if metadata.year == 2007 else "voc12"]
 
 
 def check_evaluation(cfg) -> None:
-    """Find out before the training whether its result can be evaluated.
-
-    Detectron2's VOC evaluator reads the annotations itself, and asks for more than training does. What it reads
-    here it keeps, so that the check costs nothing in the end.
+    """Find out before the training whether its result can be evaluated: evaluators read annotations first.
 
     Raises:
         ValueError, FileNotFoundError: names the data set or the file.
     """
     for name in cfg.DATASETS.TEST:
-        evaluator = build_evaluator(cfg, name)
-        if isinstance(evaluator, PascalVOCDetectionEvaluator):
-            with open(evaluator._image_set_path) as lines:
-                for image_id in lines:
-                    _read(evaluator._anno_file_template.format(image_id.strip()), evaluator._image_set_path)
-
-
-def _read(file: str, split: str) -> Any:
-    try:
-        return parse_rec(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file}, which {split} lists, does not exist") from None
-    except (AttributeError, TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"{file}: Detectron2's VOC evaluator cannot read it ({error}); each object needs name, pose, truncated, "
-            "difficult and a bndbox of integers"
-        ) from None
+        build_evaluator(cfg, name)

@@ -6,6 +6,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..data import build_test_loader, build_train_loader
+from ..evaluation import build_test_model
 from .accumulation import AccumulatingTrainer
 from .checkpoints import CheckedCheckpointer
 from .evaluators import build_evaluator, check_evaluation
@@ -46,6 +47,11 @@ class OHEMTrainer(DelegatedSteps, DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """As in `DefaultTrainer`, of the model with all that ``TEST`` says: scales, box voting, soft-NMS."""
+        return super().test(cfg, build_test_model(cfg, model), evaluators)
 
     def build_hooks(self):
         # Before the hook that saves checkpoints takes the parent's.

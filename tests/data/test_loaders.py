@@ -211,6 +211,18 @@ def test_without_proposals_the_loaders_are_detectron2s(dataset):
     assert "proposals" not in next(iter(build_test_loader(cfg, "pets")))[0]
 
 
+@pytest.mark.parametrize("load_proposals", [True, False])
+def test_for_many_scales_images_and_proposals_keep_their_own_size(dataset, load_proposals):
+    path = dataset("pets", {"000001": COVER, "000002": COVER})
+    cfg = config(test=("pets",), test_files=(path,))
+    cfg.MODEL.LOAD_PROPOSALS, cfg.TEST.AUG.ENABLED = load_proposals, True
+    for (image,) in build_test_loader(cfg, "pets"):
+        assert image["image"].shape == (3, 30, 40)
+        if load_proposals:
+            assert image["proposals"].image_size == (30, 40)
+            np.testing.assert_array_equal(image["proposals"].proposal_boxes.tensor.numpy(), COVER[0])
+
+
 def test_workers_started_by_spawn_get_the_proposals(dataset):
     path = dataset("pets", {"000001": COVER, "000002": COVER})
     cfg = config(test=("pets",), test_files=(path,))

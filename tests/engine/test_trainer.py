@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.evaluation import DatasetEvaluator
 from ohem_d2.data import write_proposals
 from ohem_d2.engine import OHEMTrainer, load_config
 
@@ -138,3 +139,42 @@ def test_annotations_that_cannot_be_evaluated_are_found_before_the_training(make
     with pytest.raises(ValueError, match=r"000002.xml"):
         OHEMTrainer(cfg)
     assert not list((tmp_path / "unreadable").glob("*.pth"))
+
+
+class Collected(DatasetEvaluator):
+    """Keeps the boxes and scores of all images."""
+
+    def reset(self):
+        self.found = []
+
+    def process(self, inputs, outputs):
+        self.found += [torch.cat([o["instances"].pred_boxes.tensor, o["instances"].scores[:, None]], dim=1) for o in outputs]
+
+
+def evaluate(cfg):
+    collected = Collected()
+    OHEMTrainer.test(cfg, OHEMTrainer.build_trained_model(cfg, resume=False), collected)
+    return collected.found
+
+
+def test_an_evaluation_follows_the_keys_of_testing(make_cfg):
+    train(make_cfg("trained"))
+    weights = ("MODEL.WEIGHTS", str(make_cfg("trained").OUTPUT_DIR) + "/model_final.pth", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
+    one_scale = ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(32,)", "TEST.AUG.MAX_SIZE", "1333", "TEST.AUG.FLIP", "False")
+    plain = evaluate(make_cfg("plain", *weights))
+    assert all(len(boxes) > 0 for boxes in plain)
+    scaled = evaluate(make_cfg("scaled", *weights, *one_scale))
+    assert all(torch.equal(a, b) for a, b in zip(plain, scaled, strict=True))
+    voted = evaluate(make_cfg("voted", *weights, "TEST.BOX_VOTING.ENABLED", "True"))
+    assert not any(torch.equal(a, b) for a, b in zip(plain, voted, strict=True))
+
+
+def test_the_evaluation_of_a_training_follows_them_too_and_leaves_the_model_in_training(make_cfg):
+    cfg = make_cfg("periodic", "TEST.EVAL_PERIOD", "2", "TEST.BOX_VOTING.ENABLED", "True", "TEST.BOX_VOTING.ROUNDS", "3")
+    trainer = OHEMTrainer(cfg)
+    modes = []
+    trainer.model.roi_heads.box_predictor.register_forward_hook(lambda module, *_: modes.append(module.training))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    # Six iterations with one training pass each; three evaluations of two images in three rounds.
+    assert (modes.count(False), trainer.model.training) == (3 * 2 * 3 + 6, True)  # six read-only passes as well

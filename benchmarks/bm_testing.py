@@ -1,0 +1,122 @@
+#!/usr/bin/env python
+"""Time of testing as the paper did, as a ratio to plain inference: box voting (+B), five scales (+M), both.
+
+    python benchmarks/bm_testing.py --model vgg16 --size 600 800 --output benchmarks/results/testing_vgg16.json
+
+On synthetic images, proposals and weights; all arms are built in one process and take turns. "whole" is all from the
+image to the detections, "head" the same without backbone and RPN. The scales are the paper's (480, 576, 688, 864, 1000,
+long side at most 1000), taken relative to 600. Works on CPU (``--model small``) as on CUDA.
+"""
+import argparse
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Callable, Dict
+
+import torch
+from arms import MODELS, arm_cfg, build_arm, make_batch
+from measure import environment, time_in_turns
+from torch import nn
+
+from ohem_d2.evaluation import build_test_model
+
+VOTING = ("TEST.BOX_VOTING.ENABLED", True)
+MULTI_SCALE = ("TEST.AUG.ENABLED", True, "TEST.AUG.FLIP", False, "TEST.AUG.COMBINE", "proposals")
+ARMS = {"plain": (), "+B": VOTING, "+M": MULTI_SCALE, "+M+B": (*MULTI_SCALE, *VOTING)}
+SCALES, USUAL, LONGEST = (480, 576, 688, 864, 1000), 600, 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list(MODELS), default="small")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--images", type=int, default=1, help="of a batch (default 1)")
+    parser.add_argument("--proposals", type=int, default=2000, help="of an image (default 2000)")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's")
+    parser.add_argument("--classes", type=int, default=20, help="foreground classes (default 20)")
+    parser.add_argument("--score-thresh", type=float, default=0.05, help="default 0.05")
+    parser.add_argument("--detections", type=int, default=100, help="of an image, at most (default 100)")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="JSON file")
+    args = parser.parse_args()
+    args.precision = "fp32"
+    results = measure(args)
+    report = {"command": " ".join(["python", *sys.argv]), "environment": environment(), **results}
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(results, args))
+
+
+def measure(args) -> Dict:
+    batch, model = make_batch(args), build_arm("standard", args).model.eval()
+    model.given = [x["proposals"] for x in batch]
+    spread_scores(model, batch)
+    head_alone = without_backbone(model)
+    whole = {name: step(name, model, batch, args) for name in ARMS}
+    head = {name: step(name, head_alone, batch, args) for name in ARMS}
+    results = {part: time_in_turns(steps, args.device, args.repeats, args.warmup)
+               for part, steps in (("whole", whole), ("head", head))}  # fmt: skip
+    for of_part in results.values():
+        for of_arm in of_part.values():
+            of_arm["ratio"] = of_arm["ms"] / of_part["plain"]["ms"]
+    results["detections"] = {name: sum(len(x["instances"]) for x in run()) for name, run in whole.items()}
+    return results
+
+
+def step(arm: str, model: nn.Module, batch, args) -> Callable:
+    cfg, short = arm_cfg("standard", args), (args.size or MODELS[args.model].size)[0]
+    cfg.INPUT.MIN_SIZE_TEST, cfg.TEST.AUG.MAX_SIZE = short, LONGEST * short // USUAL
+    cfg.TEST.AUG.MIN_SIZES = tuple(scale * short // USUAL for scale in SCALES)
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE = args.score_thresh, args.detections
+    cfg.merge_from_list(list(ARMS[arm]))
+    tested = build_test_model(cfg, model).eval()
+    predictor = model.roi_heads.box_predictor
+    predictor.test_score_thresh, predictor.test_topk_per_image = args.score_thresh, args.detections
+    predictor.test_nms_thresh = cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST
+    return torch.no_grad()(lambda: tested(batch))
+
+
+def spread_scores(model: nn.Module, batch) -> None:
+    """Scale the logits of the untrained model, so that some RoIs are detections and most are background."""
+    predictor, logits = model.roi_heads.box_predictor, []
+    hook = predictor.register_forward_hook(lambda module, args, output: logits.append(output[0]))
+    with torch.no_grad():
+        model(batch)
+        hook.remove()
+        logits = logits[0] - predictor.cls_score.bias
+        mean, std = logits.mean(dim=0), logits.std(dim=0).clamp(min=1e-6)
+        predictor.cls_score.weight.mul_(2 / std[:, None])
+        predictor.cls_score.bias.copy_(-2 * mean / std)
+        predictor.cls_score.bias[-1] += 6
+
+
+def without_backbone(model: nn.Module) -> nn.Module:
+    """A copy that computes the features of each image size once, and takes the proposals of its input."""
+    model = copy.deepcopy(model)
+    model.proposal_generator, forward, known = None, model.backbone.forward, {}
+
+    def remembered(images):
+        if images.shape not in known:
+            known[images.shape] = forward(images)
+        return known[images.shape]
+
+    model.backbone.forward = remembered
+    return model
+
+
+def table(results, args) -> str:
+    lines = ["| arm | whole, ms | ratio | head, ms | ratio | detections |", "|---|---|---|---|---|---|"]
+    for arm in ARMS:
+        cells = [f"{results[part][arm][key]:{form}}" for part in ("whole", "head") for key, form in (("ms", ".1f"), ("ratio", ".2f"))]
+        lines.append(f"| {arm} | {' | '.join(cells)} | {results['detections'][arm]} |")
+    height, width = args.size or MODELS[args.model].size
+    lines.append(f"\n{args.model}, {args.images} image(s) of {height} x {width}, {args.proposals} proposals each, {args.classes} classes, "
+                 f"scores above {args.score_thresh}, {args.device}; median of {args.repeats}.")  # fmt: skip
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Testing at many scales and with box voting, evaluators of VOC and COCO, reports of their results, and submissions to their servers."""
+
+from .coco import COCOEvaluator
+from .inference import RCNNWithTTA, build_test_model, check_testing
+from .report import ReportedEvaluators, result_rows
+from .submission import COCOSubmission, VOCSubmission
+from .suppression import soft_nms
+from .voc import VOCEvaluator
+from .voting import vote_boxes
+
+__all__ = [
+    "COCOEvaluator",
+    "COCOSubmission",
+    "RCNNWithTTA",
+    "ReportedEvaluators",
+    "VOCEvaluator",
+    "VOCSubmission",
+    "build_test_model",
+    "check_testing",
+    "result_rows",
+    "soft_nms",
+    "vote_boxes",
+]

@@ -1,0 +1,80 @@
+"""AP of COCO, on data sets in COCO layout and in VOC layout."""
+
+import json
+import os
+import tempfile
+from typing import Any, Dict
+
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.evaluation import COCOEvaluator as _COCOEvaluator
+
+from ..data import load_voc
+
+__all__ = ["COCOEvaluator"]
+
+_IMAGE_KEYS = ("width", "height", "file_name")
+
+
+class COCOEvaluator(_COCOEvaluator):
+    """Detectron2's `COCOEvaluator`, that reads a data set in another layout anew each time.
+
+    Detectron2 converts such a data set once and reads the file ever after, whatever became of the data set.
+
+    Difficult objects of VOC are ignored: neither found nor missed, in every range of areas. COCO ignores an
+    object whose area lies outside of the range, so they get area -1. Unlike in VOC, one detection is
+    excused by such an object (at an IoU as for any other), not any number. (``iscrowd`` would excuse any
+    number, but by another overlap: intersection over the area of the detection. An ``ignore`` in the file is
+    overwritten by COCO.) Detectron2's own conversion counts them as any other object.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str):
+        """
+        Args:
+            dataset_name: a data set in COCO or VOC layout, or one in Detectron2's standard format.
+            output_dir: folder for the detections.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        if hasattr(metadata, "json_file"):
+            super().__init__(dataset_name, output_dir=output_dir)
+            return
+        with tempfile.TemporaryDirectory(prefix="coco_") as folder:
+            metadata.json_file = os.path.join(folder, "converted.json")
+            try:
+                with open(metadata.json_file, "w") as file:
+                    json.dump(_as_coco(dataset_name), file)
+                super().__init__(dataset_name, output_dir=output_dir)
+            finally:
+                del metadata.json_file  # or the next evaluator would look for it
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the data set has annotations."""
+        return self._do_evaluation
+
+
+def _as_coco(dataset_name: str) -> Dict[str, Any]:
+    """COCO's dict of a data set."""
+    metadata = MetadataCatalog.get(dataset_name)
+    if not hasattr(metadata, "dirname"):
+        return convert_to_coco_dict(dataset_name)
+    # From the files: not every loader keeps the difficult mark.
+    records = load_voc(metadata.dirname, metadata.split, metadata.thing_classes)
+    images = [{"id": record["image_id"], **{key: record[key] for key in _IMAGE_KEYS}} for record in records]
+    found = [(record["image_id"], annotation) for record in records for annotation in record["annotations"]]
+    return {
+        "images": images,
+        "annotations": [{"id": number, **_annotation(*pair)} for number, pair in enumerate(found, start=1)],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(metadata.thing_classes)],
+    }
+
+
+def _annotation(image_id: str, found: Dict[str, Any]) -> Dict[str, Any]:
+    x1, y1, x2, y2 = found["bbox"]
+    return {
+        "image_id": image_id,
+        "category_id": found["category_id"],
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": -1 if found["difficult"] else (x2 - x1) * (y2 - y1),
+        "iscrowd": 0,
+    }

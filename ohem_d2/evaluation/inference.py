@@ -1,0 +1,272 @@
+"""Testing as the paper did (section 6.1): many scales, rounds of box regression, box voting; and soft-NMS.
+
+Boxes of images at several sizes meet here. Proposals and detections always lie in an unflipped image whose
+size their ``image_size`` says; `_View` alone knows of flips.
+"""
+from dataclasses import dataclass
+from typing import Dict, List, Sequence, Tuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import batched_nms
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, DatasetMapperTTA, GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, ImageList, Instances
+from fvcore.transforms import HFlipTransform
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..config import BoxVotingOptions, SoftNMSOptions
+from .predictions import check_heads, class_predictions
+from .suppression import soft_nms
+from .voting import vote_boxes
+
+Size = Tuple[int, int]
+
+_COMBINE = ("detections", "proposals")
+
+
+def build_test_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """`model`, or an `RCNNWithTTA` of it if ``TEST`` enables ``AUG``, ``BOX_VOTING`` or ``SOFT_NMS``."""
+    return RCNNWithTTA(cfg, model) if _is_needed(cfg) else model
+
+
+def check_testing(cfg: CfgNode) -> None:
+    """Raise KeyError or ValueError for settings of testing that are wrong, or not for this model."""
+    combine, sizes = cfg.TEST.AUG.COMBINE, cfg.TEST.AUG.MIN_SIZES
+    if combine not in _COMBINE:
+        raise ValueError(f"TEST.AUG.COMBINE is {combine!r}; valid: one of {', '.join(map(repr, _COMBINE))}")
+    if cfg.TEST.AUG.ENABLED and not (sizes and all(size > 0 for size in sizes)):
+        raise ValueError(f"TEST.AUG.MIN_SIZES is {sizes!r}; valid: one size or more, in pixels")
+    if _is_needed(cfg):
+        _check_model(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
+        check_heads(ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME))
+
+
+def _is_needed(cfg: CfgNode) -> bool:
+    options = BoxVotingOptions.from_config(cfg), SoftNMSOptions.from_config(cfg)
+    return cfg.TEST.AUG.ENABLED or any(o.enabled for o in options)
+
+
+def _check_model(architecture: type) -> None:
+    if getattr(architecture, "inference", None) is not GeneralizedRCNN.inference:
+        raise ValueError(
+            "TEST.AUG, TEST.BOX_VOTING and TEST.SOFT_NMS are for models that infer as GeneralizedRCNN does; "
+            f"{architecture.__qualname__} does not"
+        )
+
+
+@dataclass(frozen=True)
+class _View:
+    """The images of a batch at one scale, flipped or not, and their features."""
+
+    images: ImageList
+    features: Dict[str, Tensor]
+    flipped: bool
+
+    @property
+    def sizes(self) -> List[Size]:
+        return [tuple(size) for size in self.images.image_sizes]
+
+    def move(self, instances: List[Instances]) -> List[Instances]:
+        """Boxes of unflipped images of any size, in this view; or its own boxes, in the unflipped images."""
+        return [_move(x, size, self.flipped) for x, size in zip(instances, self.sizes)]
+
+
+class RCNNWithTTA(nn.Module):
+    """An R-CNN with all that ``TEST`` says; called as the model in eval mode, it returns the same fields.
+
+    Takes the place of Detectron2's `GeneralizedRCNNWithTTA`, and precomputed proposals and keypoints as well.
+    With ``TEST.AUG`` the images come at their own size, the proposals in their coordinates (as
+    `ohem_d2.data.build_test_loader` gives them), and each scale resizes them once; the features of all scales
+    are in memory together. The scale next to ``INPUT.MIN_SIZE_TEST``, unflipped, is the reference: detections
+    are chosen in its coordinates, keypoints are read at it, its RPN proposes where scores are averaged. Masks
+    are averaged. The order of the scales does not matter.
+    """
+
+    def __init__(self, cfg: CfgNode, model: nn.Module):
+        """
+        Raises:
+            ValueError, KeyError: see `check_testing`.
+        """
+        super().__init__()
+        model = model.module if isinstance(model, DistributedDataParallel) else model
+        check_testing(cfg)
+        _check_model(type(model))
+        check_heads(type(model.roi_heads))
+        self.model, self.training = model, model.training
+        self.voting, self.soft_nms = BoxVotingOptions.from_config(cfg), SoftNMSOptions.from_config(cfg)
+        self.mapper = _tta_mapper(cfg) if cfg.TEST.AUG.ENABLED else None
+        self.average = cfg.TEST.AUG.COMBINE == "proposals"
+        heads, voting = cfg.MODEL.ROI_HEADS, self.voting
+        self.score_thresh, self.topk = heads.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
+        self.nms_thresh = voting.nms_thresh if voting.enabled else heads.NMS_THRESH_TEST
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: List[Dict]) -> List[Dict]:
+        """Inputs and outputs as those of `GeneralizedRCNN` in eval mode."""
+        views = self._views(batched_inputs)
+        if self.average:
+            rounds = self._rounds(views, batched_inputs)
+        else:
+            rounds = self._merge([self._rounds([view], batched_inputs) for view in views])
+        detections = self._other_heads(views, self._choose(rounds))
+        outputs = []
+        for x, found in zip(batched_inputs, detections):
+            height, width = x.get("height", found.image_size[0]), x.get("width", found.image_size[1])
+            outputs.append({"instances": detector_postprocess(found, height, width)})
+        return outputs
+
+    def _views(self, batched_inputs: List[Dict]) -> List[_View]:
+        """One view for each augmentation, the reference first."""
+        if self.mapper is None:
+            return [self._view(batched_inputs, flipped=False)]
+        views = zip(*(self.mapper(_image_alone(x["image"])) for x in batched_inputs))
+        return [self._view(inputs, _is_flipped(inputs[0])) for inputs in views]
+
+    def _view(self, inputs: Sequence[Dict], flipped: bool) -> _View:
+        images = self.model.preprocess_image(inputs)
+        return _View(images, self.model.backbone(images.tensor), flipped)
+
+    def _proposals(self, view: _View, batched_inputs: List[Dict]) -> List[Instances]:
+        if self.model.proposal_generator is None:
+            return [x["proposals"].to(self.model.device) for x in batched_inputs]
+        return view.move(self.model.proposal_generator(view.images, view.features, None)[0])
+
+    def _rounds(self, views: List[_View], batched_inputs: List[Dict]) -> List[List[Instances]]:
+        """Candidates of each round and image, by the mean prediction of `views`, in the size of the first."""
+        sizes, proposals = views[0].sizes, self._proposals(views[0], batched_inputs)
+        rounds = []
+        for number in range(self.voting.rounds if self.voting.enabled else 1):
+            if number > 0:
+                proposals = [_regressed(*x) for x in zip(boxes, scores, sizes)]
+            boxes, scores = self._predict(views, proposals, sizes)
+            rounds.append([_candidates(*x, self.score_thresh) for x in zip(boxes, scores, sizes)])
+        return rounds
+
+    def _predict(
+        self, views: List[_View], proposals: List[Instances], sizes: List[Size]
+    ) -> Tuple[List[Tensor], List[Tensor]]:
+        """As `class_predictions` of `proposals`, averaged over `views`, in images of `sizes`."""
+        all_boxes, all_scores = [], []
+        for view in views:
+            boxes, scores = class_predictions(self.model.roi_heads, view.features, view.move(proposals))
+            all_boxes.append([_move_boxes(*x, view.flipped) for x in zip(boxes, view.sizes, sizes)])
+            all_scores.append(scores)
+        return _mean(all_boxes), _mean(all_scores)
+
+    def _merge(self, views: List[List[List[Instances]]]) -> List[List[Instances]]:
+        """Candidates of each round and image, of all views, in the size of the first.
+
+        Where NMS chooses and nothing votes, these are the final detections of each view, as in Detectron2.
+        """
+        if len(views) > 1 and not (self.voting.enabled or self.soft_nms.enabled):
+            views = [[[self._suppress(x) for x in images] for images in rounds] for rounds in views]
+        return [[_gather(of_image) for of_image in zip(*of_round)] for of_round in zip(*views)]
+
+    def _choose(self, rounds: List[List[Instances]]) -> List[Instances]:
+        """The detections among the candidates of all rounds."""
+        union = [Instances.cat(of_image) for of_image in zip(*rounds)]
+        kept = [self._suppress(x) for x in union]
+        if self.voting.enabled:
+            self._vote(kept, union if self.voting.voters == "all" else rounds[-1])
+        return kept
+
+    def _vote(self, kept: List[Instances], voters: List[Instances]) -> None:
+        (boxes, _, groups), of_voters = (_flat(x, self.model.roi_heads.num_classes) for x in (kept, voters))
+        voted = vote_boxes(boxes, groups, *of_voters, self.voting.vote_thresh)
+        for found, of_image in zip(kept, voted.split([len(x) for x in kept])):
+            found.pred_boxes = Boxes(of_image)
+
+    def _suppress(self, candidates: Instances) -> Instances:
+        """The ``TEST.DETECTIONS_PER_IMAGE`` best of an image that NMS or soft-NMS leaves."""
+        boxes, scores, classes = candidates.pred_boxes.tensor, candidates.scores, candidates.pred_classes
+        if self.soft_nms.enabled:
+            keep, scores = soft_nms(boxes, scores, classes, self.soft_nms.sigma, self.score_thresh, self.topk)
+        else:
+            keep = batched_nms(boxes, scores, classes, self.nms_thresh)
+            scores = scores[keep]
+        kept = candidates[keep]
+        kept.scores = scores
+        return kept[: self.topk] if self.topk >= 0 else kept
+
+    def _other_heads(self, views: List[_View], detections: List[Instances]) -> List[Instances]:
+        """The detections, with masks averaged over the views and keypoints of the first one."""
+        heads = self.model.roi_heads
+        views = views if getattr(heads, "mask_on", False) else views[:1]
+        results = [heads.forward_with_given_boxes(view.features, view.move(detections)) for view in views]
+        for i, found in enumerate(results[0]):
+            if found.has("pred_masks"):
+                masks = [of_view[i].pred_masks for of_view in results]
+                masks = [mask.flip(dims=[3]) if view.flipped else mask for view, mask in zip(views, masks)]
+                found.pred_masks = torch.stack(masks).mean(dim=0)
+        return results[0]
+
+
+def _tta_mapper(cfg: CfgNode) -> DatasetMapperTTA:
+    """Gives the scales in an order of their own, that next to the size of plain testing first."""
+    aug, usual = cfg.TEST.AUG, cfg.INPUT.MIN_SIZE_TEST
+    sizes = sorted(set(aug.MIN_SIZES), key=lambda size: (abs(size - usual), size))
+    return DatasetMapperTTA(min_sizes=sizes, max_size=aug.MAX_SIZE, flip=aug.FLIP)
+
+
+def _image_alone(image: Tensor) -> Dict:
+    return {"image": image.cpu(), "height": image.shape[1], "width": image.shape[2]}
+
+
+def _is_flipped(inputs: Dict) -> bool:
+    return any(isinstance(t, HFlipTransform) for t in inputs["transforms"].transforms)
+
+
+def _candidates(boxes: Tensor, scores: Tensor, size: Size, score_thresh: float) -> Instances:
+    """Boxes (clipped), scores and classes of all pairs of a RoI and a class above `score_thresh`."""
+    valid = boxes.isfinite().flatten(1).all(dim=1) & scores.isfinite().all(dim=1)
+    boxes, scores = boxes[valid], scores[valid, :-1]
+    rois, classes = (scores > score_thresh).nonzero(as_tuple=True)
+    found = Boxes(boxes[rois, classes if boxes.shape[1] > 1 else 0])
+    found.clip(size)
+    return Instances(size, pred_boxes=found, scores=scores[rois, classes], pred_classes=classes)
+
+
+def _regressed(boxes: Tensor, scores: Tensor, size: Size) -> Instances:
+    """RoIs of the next round: of each RoI the box of its best class, clipped; empty ones are left out."""
+    best = scores[:, :-1].argmax(dim=1) if boxes.shape[1] > 1 else 0
+    chosen = boxes[torch.arange(len(boxes), device=boxes.device), best]
+    chosen = Boxes(chosen[chosen.isfinite().all(dim=1)])
+    chosen.clip(size)
+    return Instances(size, proposal_boxes=chosen[chosen.nonempty()])
+
+
+def _flat(instances: List[Instances], num_classes: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """Boxes, scores and groups (a class of an image each) of a batch."""
+    boxes = torch.cat([x.pred_boxes.tensor for x in instances])
+    groups = torch.cat([i * num_classes + x.pred_classes for i, x in enumerate(instances)])
+    return boxes, torch.cat([x.scores for x in instances]), groups
+
+
+def _mean(of_views: List[List[Tensor]]) -> List[Tensor]:
+    """For each image the mean over the views."""
+    return [torch.stack(of_image).mean(dim=0) for of_image in zip(*of_views)]
+
+
+def _gather(of_image: Sequence[Instances]) -> Instances:
+    """What several views found in an image, in the size of the first."""
+    return Instances.cat([_move(x, of_image[0].image_size) for x in of_image])
+
+
+def _move(instances: Instances, size: Size, flip: bool = False) -> Instances:
+    """A copy whose ``pred_boxes``, else ``proposal_boxes``, lie in the image at another size, clipped."""
+    field = "pred_boxes" if instances.has("pred_boxes") else "proposal_boxes"
+    boxes = Boxes(_move_boxes(instances.get(field).tensor, instances.image_size, size, flip))
+    boxes.clip(size)
+    return Instances(size, **{**instances.get_fields(), field: boxes})
+
+
+def _move_boxes(boxes: Tensor, source: Size, target: Size, flip: bool) -> Tensor:
+    """Boxes (..., 4) of an image of size `source`, in that image at size `target`, mirrored or not."""
+    scale_y, scale_x = (new / old for new, old in zip(target, source))
+    boxes = boxes * boxes.new_tensor([scale_x, scale_y] * 2)
+    if not flip:
+        return boxes
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    return torch.stack([target[1] - x2, y1, target[1] - x1, y2], dim=-1)

@@ -1,0 +1,128 @@
+"""AP of PASCAL VOC, of 2007 and of 2012, per class."""
+
+import os
+import tempfile
+from collections import OrderedDict
+from typing import Dict, List, Mapping, Optional
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import PascalVOCDetectionEvaluator
+from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_ap, voc_eval
+from detectron2.utils import comm
+
+from ..data.voc import read_split
+
+__all__ = ["VOCEvaluator"]
+
+THRESHOLDS = range(50, 100, 5)  # of IoU, in percent
+
+
+class VOCEvaluator(PascalVOCDetectionEvaluator):
+    """`PascalVOCDetectionEvaluator` with the AP of each class, of one year or of both at once.
+
+    Matching and rounding (scores to 0.001, boxes to 0.1 pixels) are Detectron2's: the detections of a class,
+    by score, take the object that they overlap most, if the IoU is above the threshold; a second one of the
+    same object is wrong; any number on a difficult object counts for nothing. Three things differ:
+
+    - Recalls of exactly 0.3, 0.6 and 0.7 reach these three of the 11 points of 2007. In Detectron2 rounding
+      errors put the points beyond; it matters where objects are few.
+    - Equal scores keep the order of the images and of the detections in each. Detectron2's sort is not
+      stable.
+    - A class without objects, or with difficult ones alone, has no AP (NaN) and no part in the means, as in
+      COCO.
+    """
+
+    def __init__(self, dataset_name: str, years: Optional[Mapping[str, int]] = None):
+        """
+        Args:
+            dataset_name: a data set in VOC layout.
+            years: the name of a result -> 2007 (AP at 11 recalls) or 2012 (area); default: "bbox", by the
+                year of the data set.
+
+        Raises:
+            ValueError: a data set that is not in VOC layout, or annotations that cannot be evaluated.
+            FileNotFoundError: annotations that the split lists are missing.
+        """
+        metadata = MetadataCatalog.get(dataset_name).as_dict()
+        if not {"dirname", "split", "year"} <= set(metadata):
+            raise ValueError(
+                f"data set {dataset_name!r} is not in VOC layout, whose XML files the AP of VOC needs"
+            )
+        super().__init__(dataset_name)
+        self._years = years or {"bbox": metadata["year"]}
+        self._ids = read_split(metadata["dirname"], metadata["split"])
+        objects = [found for image_id in self._ids for found in self._read(image_id)]
+        self._evaluated = {found["name"] for found in objects if not found["difficult"]}
+
+    def _read(self, image_id: str) -> List[Dict]:
+        """The objects of an image. Detectron2 keeps what it reads, so that reading it first costs nothing."""
+        file = self._anno_file_template.format(image_id)
+        try:
+            return parse_rec(file)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{file}, which {self._image_set_path} lists, does not exist") from None
+        except (AttributeError, TypeError, ValueError, SyntaxError) as error:
+            raise ValueError(
+                f"{file}: Detectron2's VOC evaluator cannot read it ({error}); each object needs name, pose, "
+                "truncated, difficult and a bndbox of integers"
+            ) from None
+
+    def evaluate(self) -> Optional["OrderedDict[str, Dict[str, float]]"]:
+        """
+        Returns:
+            for each result AP (mean over IoU 0.5, 0.55, ..., 0.95), AP50 and AP75 in percent: means over the
+            classes and, as AP-CLASS and so on, those of each class. None in all processes but the main one.
+        """
+        predictions = comm.gather(self._predictions)
+        if not comm.is_main_process():
+            return None
+        aps = {key: np.full((len(THRESHOLDS), len(self._class_names)), np.nan) for key in self._years}
+        with tempfile.TemporaryDirectory(prefix="voc_") as folder:
+            for index, name in enumerate(self._class_names):
+                if name in self._evaluated:
+                    lines = [line for of_process in predictions for line in of_process[index]]
+                    for key, column in self._class_aps(folder, name, lines).items():
+                        aps[key][:, index] = column
+        return OrderedDict((key, _summary(values, self._class_names)) for key, values in aps.items())
+
+    def _class_aps(self, folder: str, name: str, lines: List[str]) -> Dict[str, List[float]]:
+        """For each result the AP of a class at each threshold."""
+        split, detections = os.path.join(folder, "split.txt"), os.path.join(folder, "detections.txt")
+        with open(split, "w") as file:
+            file.write("\n".join(self._ids))
+        with open(detections, "w") as file:
+            file.write("\n".join(_ranked(lines, self._ids)))
+        aps: Dict[str, List[float]] = {key: [] for key in self._years}
+        for threshold in THRESHOLDS:
+            recall, precision, _ = voc_eval(
+                detections, self._anno_file_template, split, name, ovthresh=threshold / 100
+            )
+            for key, year in self._years.items():
+                ap = _ap_at_11_recalls(recall, precision) if year == 2007 else voc_ap(recall, precision)
+                aps[key].append(100 * ap)
+        return aps
+
+
+def _ap_at_11_recalls(recall: np.ndarray, precision: np.ndarray) -> float:
+    return float(np.mean([precision[recall >= tenth].max(initial=0) for tenth in np.arange(11) / 10]))
+
+
+def _ranked(lines: List[str], ids: List[str]) -> List[str]:
+    """The lines ``id score x1 y1 x2 y2`` in order, a rank in place of each score, so that none are equal."""
+    place = {image_id: index for index, image_id in enumerate(ids)}
+    rows = [line.split(" ", 2) for line in lines]
+    rows.sort(key=lambda row: (-float(row[1]), place[row[0]]))
+    return [f"{image_id} {-rank} {box}" for rank, (image_id, _, box) in enumerate(rows)]
+
+
+def _summary(aps: np.ndarray, classes: List[str]) -> Dict[str, float]:
+    """From AP (thresholds, classes) to the named figures."""
+    columns = {"AP": aps.mean(axis=0), **{f"AP{t}": aps[THRESHOLDS.index(t)] for t in (50, 75)}}
+    figures = {}
+    for metric, of_classes in columns.items():
+        known = of_classes[~np.isnan(of_classes)]
+        figures[metric] = float(known.mean()) if len(known) else float("nan")
+    for metric, of_classes in columns.items():
+        figures.update({f"{metric}-{name}": float(ap) for name, ap in zip(classes, of_classes)})
+    return figures
