@@ -1,14 +1,16 @@
 """Time, memory, operations and host syncs of a training iteration."""
+import json
 import os
 import platform
 import re
 import statistics
+import sys
 import time
 import warnings
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 from unittest import mock
 
 import detectron2
@@ -17,6 +19,7 @@ import torchvision
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ohem_d2
+from ohem_d2.mining import suppression
 
 # Operations whose result the host has to wait for, as an answer or as a size.
 SYNCING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim",
@@ -102,21 +105,25 @@ def peak_cpu_bytes(run: Callable) -> int:
 
 
 class OperationCounter(TorchDispatchMode):
-    """Counts the ATen and torchvision operations that run inside, and those for which a host would wait on CUDA."""
+    """Counts the ATen and torchvision operations that run inside, and those for which a host would wait on CUDA.
+
+    Duplicates are suppressed as on CUDA, also on CPU.
+    """
 
     def __init__(self):
         super().__init__()
         self.counts: Counter = Counter()
         self.num_syncing = 0
-        self._tolist = mock.patch.object(torch.Tensor, "tolist", self._counted(torch.Tensor.tolist))
 
     def __enter__(self):
-        self._tolist.start()
+        self._patches = ExitStack()
+        self._patches.enter_context(mock.patch.object(torch.Tensor, "tolist", self._counted(torch.Tensor.tolist)))
+        self._patches.enter_context(mock.patch.object(suppression, "_group_by_group", suppression._all_at_once))
         return super().__enter__()
 
     def __exit__(self, *error):
         super().__exit__(*error)
-        self._tolist.stop()
+        self._patches.close()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name
@@ -194,3 +201,11 @@ def environment() -> Dict[str, str]:
         "detectron2": detectron2.__version__,
         "ohem_d2": ohem_d2.__version__,
     }
+
+
+def write_report(results: Dict[str, Any], file: Optional[Path]) -> None:
+    """Write `results` with command, hardware and versions as JSON; None: nowhere."""
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        report = {"command": " ".join(["python", *sys.argv]), "environment": environment(), **results}
+        file.write_text(json.dumps(report, indent=1) + "\n")
