@@ -95,6 +95,7 @@ def test_bad_input_is_one_line_before_anything_is_trained(folder, opts, message)
     assert not list((folder / "bad").glob("*.pth"))
 
 
+@pytest.mark.slow
 def test_arms_are_trained_once_and_compared(folder):
     args = ("--arms", ROOT / "configs/demo/heuristic.yaml", ROOT / "configs/demo/ohem.yaml", "--output", "arms", "--seeds", 0, 1,
             "--", "SOLVER.MAX_ITER", 3, "DATALOADER.NUM_WORKERS", 0, "TEST.ROI_LOSS.NUM_IMAGES", 2)  # fmt: skip
@@ -105,6 +106,13 @@ def test_arms_are_trained_once_and_compared(folder):
     assert len(stamps) == 4
     assert run(folder, "tools/run_arms.py", *args) == table
     assert {p: os.stat(p).st_mtime_ns for p in (folder / "arms").rglob("model_final.pth")} == stamps
+
+    tested = ("--test", "plain", "--test", "+B", "TEST.BOX_VOTING.ENABLED", True)
+    table = run(folder, "tools/run_arms.py", *args[: args.index("--")], *tested, *args[args.index("--") :])
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if " | 2 | " in line]
+    assert rows == ["heuristic plain", "heuristic +B", "ohem plain", "ohem +B"]
+    voted = json.loads((folder / "arms" / "ohem" / "seed1" / "+B" / "result.json").read_text())
+    assert voted["test_settings"]["TEST.BOX_VOTING.ENABLED"] and voted["options"][-1] == "arms/ohem/seed1/model_final.pth"
 
     result = folder / "arms" / "ohem" / "seed1" / "result.json"
     result.write_text(result.read_text().replace('DETECTIONS_PER_IMAGE": 100', 'DETECTIONS_PER_IMAGE": 2000'))

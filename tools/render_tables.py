@@ -65,21 +65,23 @@ def _render(source: Path, name: Optional[str]) -> str:
 
 
 def render_table(runs: Sequence[Dict[str, Any]]) -> str:
-    """One row per arm, with mean and 95% interval over its seeds.
+    """One row per arm, with mean and 95% interval over its seeds; no column without any figure.
 
     Args:
         runs: of ``results.json``.
 
     Raises:
-        ValueError: no runs, or runs whose test settings differ.
+        ValueError: no runs, or runs of the same test whose test settings differ.
     """
     if not runs:
         raise ValueError("no table: there are no runs")
-    check_equal_tests((run["arm"], run["test_settings"]) for run in runs)
-    lines = ["| arm | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    test_of = {run["arm"]: run.get("test") for run in runs}
+    check_equal_tests(((run["arm"], run["test_settings"]) for run in runs), lambda arm, key: test_of[arm])
+    columns = {name: (key, n) for name, (key, n) in COLUMNS.items() if any(key in run["figures"] for run in runs)}
+    lines = ["| arm | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for arm in dict.fromkeys(run["arm"] for run in runs):
         of_arm = [run for run in runs if run["arm"] == arm]
-        cells = [_cell([run["figures"].get(key) for run in of_arm], decimals) for key, decimals in COLUMNS.values()]
+        cells = [_cell([run["figures"].get(key) for run in of_arm], decimals) for key, decimals in columns.values()]
         lines.append(f"| {arm} | {len(of_arm)} | " + " | ".join(cells) + " |")
     environment = ", ".join(f"{name} {value}" for name, value in runs[0]["environment"].items())
     return "\n".join([*lines, "", "Mean ± 95% interval of the mean over seeds (Student's t); one seed has no interval.",
