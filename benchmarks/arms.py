@@ -105,9 +105,9 @@ class Arm:
 
         def run() -> None:
             with EventStorage():
-                self.optimizer.zero_grad()
                 with torch.autocast(self.model.device.type, enabled=self.amp):
                     loss = sum(self.model(batch).values())
+                self.optimizer.zero_grad()  # here, as in Detectron2: the forward pass runs beside the last gradients
                 self.scaler.scale(loss).backward()
                 self.scaler.step(self.optimizer)
                 self.scaler.update()

@@ -7,16 +7,12 @@ On synthetic images, proposals and weights; all arms are built in one process an
 image to the detections, "head" the same without backbone and RPN. The scales are the paper's (480, 576, 688, 864, 1000,
 long side at most 1000), taken relative to 600. Works on CPU (``--model small``) as on CUDA.
 """
-import argparse
 import copy
-import json
-import sys
-from pathlib import Path
 from typing import Callable, Dict
 
 import torch
-from arms import MODELS, arm_cfg, build_arm, make_batch
-from measure import environment, time_in_turns
+from arms import MODELS, arm_cfg, build_arm, get_parser, make_batch, set_precision
+from measure import time_in_turns, write_report
 from torch import nn
 
 from ohem_d2.evaluation import build_test_model
@@ -28,25 +24,14 @@ SCALES, USUAL, LONGEST = (480, 576, 688, 864, 1000), 600, 1000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(MODELS), default="small")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--images", type=int, default=1, help="of a batch (default 1)")
-    parser.add_argument("--proposals", type=int, default=2000, help="of an image (default 2000)")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's")
-    parser.add_argument("--classes", type=int, default=20, help="foreground classes (default 20)")
+    parser = get_parser(__doc__)
+    parser.set_defaults(images=1)
     parser.add_argument("--score-thresh", type=float, default=0.05, help="default 0.05")
     parser.add_argument("--detections", type=int, default=100, help="of an image, at most (default 100)")
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
-    args.precision = "fp32"
+    set_precision(args.precision)
     results = measure(args)
-    report = {"command": " ".join(["python", *sys.argv]), "environment": environment(), **results}
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(results, args.output)
     print(table(results, args))
 
 

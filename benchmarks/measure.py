@@ -17,6 +17,7 @@ import detectron2
 import torch
 import torchvision
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import ohem_d2
 from ohem_d2.mining import suppression
@@ -89,6 +90,7 @@ def peak_memory(step: Callable, device: str) -> Dict[str, Any]:
         synchronize(device)
         peak = torch.cuda.max_memory_allocated() - before
         return {"memory MiB": peak / 2**20, "reserved MiB": torch.cuda.max_memory_reserved() / 2**20}
+    peak_cpu_bytes(step)  # the profiler sees a block end only if it saw it begin: now it knows all gradients
     return {"memory MiB": peak_cpu_bytes(step) / 2**20}
 
 
@@ -144,9 +146,9 @@ class OperationCounter(TorchDispatchMode):
         return counted
 
 
-def count_operations(step: Callable, device: str) -> Dict[str, int]:
-    """``ATen calls`` and host ``syncs`` of an iteration: on CUDA those that it reports, on CPU those that it would."""
-    with OperationCounter() as counter:
+def count_operations(step: Callable, device: str) -> Dict[str, float]:
+    """``GFLOP``, ``ATen calls`` and host ``syncs`` of an iteration: on CUDA those that it reports, on CPU those that it would."""
+    with FlopCounterMode(display=False) as flops, OperationCounter() as counter:
         step()
     syncs = counter.num_syncing
     if device.startswith("cuda"):
@@ -158,7 +160,7 @@ def count_operations(step: Callable, device: str) -> Dict[str, int]:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         syncs = sum("synchroniz" in str(w.message) for w in caught)
-    return {"ATen calls": sum(counter.counts.values()), "syncs": syncs}
+    return {"GFLOP": flops.get_total_flops() / 1e9, "ATen calls": sum(counter.counts.values()), "syncs": syncs}
 
 
 def stage_times(step: Callable, device: str, repeats: int = 5) -> Dict[str, float]:

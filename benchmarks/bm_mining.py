@@ -1,0 +1,148 @@
+#!/usr/bin/env python
+"""What each step that makes mining cheap buys: mining alone, as it is and with one step undone at a time.
+
+    python benchmarks/bm_mining.py --model vgg16 --proposal-file proposals/voc_2007_trainval.safetensors --output FILE.json
+
+Mining alone is all from the proposals to the hard ones: labels, read-only pass, selection, statistics. The floor of the
+read-only pass is its multiply-adds over the rate of a large matrix product, measured in the same run. Proposals are
+drawn, or those of a file, of its first images that have enough, scaled to the size of the model's images.
+"""
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Callable, Dict
+from unittest import mock
+
+import torch
+from arms import MODELS, build_arm, get_parser, make_batch, set_precision
+from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
+from measure import count_operations, peak_memory, time_in_turns, write_report
+from torch.utils.flop_counter import FlopCounterMode
+
+from ohem_d2.data import read_proposals
+from ohem_d2.mining import mine_hard_rois, suppression
+
+COLUMNS = ("ms", "ratio", "memory MiB", "ATen calls", "syncs")
+
+
+# A step undone, or done in another way: the functions that take the place of ours, and config keys. What is the
+# default on a device anyway changes nothing.
+CANDIDATES, SUPPRESSION = "ohem_d2.modeling.candidates.", "ohem_d2.mining.suppression."
+UNDONE: Dict[str, tuple] = {
+    "as it is": ({}, {}),
+    "Detectron2's matcher": ({CANDIDATES + "_labels": lambda matcher, ious, best: matcher(ious)[1]}, {}),
+    "Detectron2's pooler": ({CANDIDATES + "pool_rois": lambda p, features, boxes, share: (p(features, boxes), None)}, {}),
+    "NMS of all images at once": ({SUPPRESSION + "_group_by_group": suppression._all_at_once}, {}),
+    "NMS image by image": ({SUPPRESSION + "_all_at_once": suppression._group_by_group}, {}),
+    "float32": ({}, {"readonly_dtype": "float32"}),
+    "float16": ({}, {"readonly_dtype": "float16"}),
+    "bfloat16": ({}, {"readonly_dtype": "bfloat16"}),
+    "256 RoIs at a time": ({}, {"readonly_chunk": 256}),
+    "4096 RoIs at a time": ({}, {"readonly_chunk": 4096}),
+}
+
+
+def main() -> None:
+    parser = get_parser(__doc__)
+    parser.add_argument("--steps", nargs="+", choices=list(UNDONE), default=list(UNDONE))
+    parser.add_argument("--proposal-file", type=Path, help="a proposal store (default: drawn boxes)")
+    args = parser.parse_args()
+    set_precision(args.precision)
+    try:
+        results = measure(args)
+    except (OSError, ValueError) as error:
+        sys.exit(f"bm_mining.py: {error}")
+    write_report(results, args.output)
+    print(table(results, args))
+
+
+def measure(args) -> Dict:
+    batch = make_batch(args)
+    if args.proposal_file:
+        replace_proposals(batch, args)
+    model = build_arm("ohem", args).model
+    autocast = torch.autocast(model.device.type, enabled=args.precision == "amp")
+    with torch.no_grad(), autocast:
+        features = model.backbone(model.preprocess_image(batch).tensor)
+    steps = {name: mining(model.roi_heads, features, batch, autocast, *UNDONE[name]) for name in args.steps}
+    results = time_in_turns(steps, args.device, args.repeats, args.warmup)
+    first = results[args.steps[0]]["ms"]
+    for name, step in steps.items():
+        results[name].update(peak_memory(step, args.device), **count_operations(step, args.device))
+        results[name]["ratio"] = results[name]["ms"] / first
+    return {"steps": results, "selection": selection(args), "floor": floor(steps[args.steps[0]], args)}
+
+
+def replace_proposals(batch, args) -> None:
+    """Boxes of the first images of the file that have ``--proposals`` of them, stretched over the image."""
+    proposals = read_proposals(args.proposal_file)
+    ids = [image_id for image_id in proposals if proposals.count(image_id) >= args.proposals][: len(batch)]
+    if len(ids) < len(batch):
+        raise ValueError(f"{args.proposal_file}: {len(ids)} images have {args.proposals} boxes, {len(batch)} are needed")
+    for x, image_id in zip(batch, ids):
+        boxes = torch.from_numpy(proposals[image_id][0][: args.proposals].copy()).to(args.device)
+        extent = boxes[:, 2:].amax(dim=0)
+        boxes = boxes * (boxes.new_tensor([x["width"], x["height"]]) / extent).repeat(2)
+        x["proposals"].proposal_boxes = Boxes(boxes)
+
+
+def mining(heads, features, batch, autocast, functions: Dict[str, Callable], options: Dict) -> Callable[[], None]:
+    proposals, targets = [x["proposals"] for x in batch], [x["instances"] for x in batch]
+    ohem = replace(heads.ohem, **options)
+
+    def run() -> None:
+        with ExitStack() as stack, autocast:
+            for name, function in functions.items():
+                stack.enter_context(mock.patch(name, function))
+            stack.enter_context(EventStorage())
+            stack.enter_context(torch.no_grad())
+            heads.ohem, heads._features = ohem, features
+            heads._hard_proposals(proposals, targets)
+
+    return run
+
+
+def selection(args) -> Dict:
+    """From the losses to the indices, for all RoIs of the batch."""
+    boxes = torch.cat([x["proposals"].proposal_boxes.tensor for x in make_batch(args)])
+    image_ids = torch.arange(args.images, device=args.device).repeat_interleave(args.proposals)
+    losses = torch.rand(len(boxes), device=args.device)
+
+    def run() -> None:
+        mine_hard_rois(losses, boxes, image_ids, MODELS[args.model].budget)
+
+    times = time_in_turns({"selection": run}, args.device, args.repeats, args.warmup)["selection"]
+    return {**times, **count_operations(run, args.device)}
+
+
+def floor(run: Callable, args) -> Dict:
+    """Multiply-adds of the pass as it is, twice each, over the measured rate of a matrix product."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    flops, rates = counter.get_total_flops(), {}
+    for dtype in (torch.float32, torch.float16) if args.device.startswith("cuda") else (torch.float32,):
+        side = 8192 if args.device.startswith("cuda") else 1024
+        a = torch.randn(side, side, device=args.device, dtype=dtype)
+        ms = time_in_turns({"product": lambda: a @ a}, args.device, 10, 2)["product"]["ms"]
+        rates[str(dtype).removeprefix("torch.")] = 2 * side**3 / ms / 1e6
+    return {"GFLOP": flops / 1e9, "GFLOP/s": rates, "ms": {name: flops / 1e6 / rate for name, rate in rates.items()}}
+
+
+def table(results: Dict, args) -> str:
+    lines = ["| mining | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name, of_step in results["steps"].items():
+        cells = [f"{of_step[c]:.{2 if c in ('ms', 'ratio') else 0}f}" for c in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    chosen, bound = results["selection"], results["floor"]
+    floors = ", ".join(f"{ms:.1f} ms in {name}" for name, ms in bound["ms"].items())
+    lines.append(f"\nSelection alone: {chosen['ms']:.2f} ms, {chosen['syncs']} syncs. Read-only pass: {bound['GFLOP']:.1f} GFLOP, floor {floors}.")
+    height, width = args.size or MODELS[args.model].size
+    lines.append(f"{args.model}, {args.images} images of {height} x {width}, {args.proposals} proposals each"
+                 f"{' of a file' if args.proposal_file else ''}, {args.device}; median of {args.repeats}, ms.")  # fmt: skip
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+#!/usr/bin/env python
+"""Run the benchmarks, one after the other; each leaves its JSON and its table in one folder.
+
+    python benchmarks/run.py --output benchmarks/results/h100 [--only mining_vgg16 scale_r50_fpn] [--list]
+
+With a GPU: the models of the paper and of today at full size, minutes each. Without one: a small model. A benchmark
+that fails is named in the end and stops no other; one whose JSON is there already is not run again.
+"""
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List
+
+import torch
+
+FOLDER = Path(__file__).resolve().parent
+
+CPU: Dict[str, str] = {
+    "train_step_small": "bm_train_step.py --model small",
+    "mining_small": "bm_mining.py --model small",
+    "testing_small": "bm_testing.py --model small --repeats 10",
+    "scale_small": "bm_scale.py --model small --size 120 160 --repeats 5 --warmup 1",
+    "loader": "bm_loader.py",
+}
+GPU: Dict[str, str] = {
+    **{f"train_step_{model.replace('-', '_')}_{precision}": f"bm_train_step.py --model {model} --precision {precision}"
+       for model in ("vgg16", "r50-fpn", "r50-c4") for precision in ("fp32", "tf32", "amp")},
+    **{f"mining_{model.replace('-', '_')}": f"bm_mining.py --model {model}" for model in ("vgg16", "r50-fpn", "r50-c4")},
+    "testing_vgg16": "bm_testing.py --model vgg16 --size 600 800",
+    "testing_r50_fpn": "bm_testing.py --model r50-fpn",
+    "scale_r50_fpn": "bm_scale.py --model r50-fpn",
+    "loader": "bm_loader.py",
+}  # fmt: skip
+
+
+def main() -> None:
+    benchmarks = GPU if torch.cuda.is_available() else CPU
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="folder of the results")
+    parser.add_argument("--only", nargs="+", choices=list(benchmarks), default=list(benchmarks), metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="print what would run")
+    args = parser.parse_args()
+    if args.list:
+        print("\n".join(f"{name}: {benchmarks[name]}" for name in args.only))
+        return
+    if not args.output:
+        parser.error("--output is required")
+    args.output.mkdir(parents=True, exist_ok=True)
+    failed = [name for name in args.only if not run(name, benchmarks[name].split(), args.output)]
+    if failed:
+        sys.exit(f"run.py: failed: {', '.join(failed)}; see {args.output}/NAME.log")
+
+
+def run(name: str, command: List[str], output: Path) -> bool:
+    """Whether the benchmark left its results; its table goes to NAME.md."""
+    result = output / f"{name}.json"
+    if result.exists():
+        print(f"{name}: done before")
+        return True
+    script, *options = command
+    with open(output / f"{name}.log", "w") as log:
+        done = subprocess.run(
+            [sys.executable, FOLDER / script, *options, "--output", result], stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    if done.returncode or not result.exists():
+        return False
+    (output / f"{name}.log").unlink()
+    (output / f"{name}.md").write_text(f"`python benchmarks/{' '.join(command)}`\n\n{done.stdout}")
+    print(f"{name}\n\n{done.stdout}")
+    return True
+
+
+if __name__ == "__main__":
+    main()

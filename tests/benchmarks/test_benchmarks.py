@@ -1,0 +1,162 @@
+"""The benchmarks run at a tiny size on the CPU, and their figures mean what they say."""
+import json
+import sys
+
+import numpy as np
+import ohem_d2.modeling.mixin
+import pytest
+import torch
+from ohem_d2.data import read_proposals, write_proposals
+from ohem_d2.engine import OHEMTrainer, load_config
+
+from ..conftest import ROOT
+
+CATALOG = "toy: {format: voc, root: voc, splits: [train], classes: [cat, dog], proposals: ./p.safetensors}\n"
+CONFIG = """
+_BASE_: {base}
+MODEL: {{ROI_HEADS: {{NAME: OHEMROIHeads, NUM_CLASSES: 2, BATCH_SIZE_PER_IMAGE: 4}}}}
+DATASETS: {{CATALOG: ["{folder}/catalog.yaml"], TRAIN: [toy_train], TEST: [toy_train]}}
+INPUT: {{MIN_SIZE_TRAIN: [32]}}
+"""
+TINY = ("--device", "cpu", "--size", "64", "64", "--proposals", "40", "--repeats", "1", "--warmup", "0")
+
+
+@pytest.fixture
+def run(load_script, monkeypatch, tmp_path):
+    """``run("bm_scale", *options)`` runs a benchmark and returns what it wrote."""
+
+    def run(name, *options):
+        file = tmp_path / "results" / f"{name}.json"
+        monkeypatch.setattr(sys, "argv", [name, *options, "--output", str(file)])
+        load_script(f"benchmarks/{name}.py").main()
+        return json.loads(file.read_text())
+
+    return run
+
+
+@pytest.fixture
+def config_file(tmp_path, make_voc, monkeypatch):
+    """A small Fast R-CNN that selects 4 of 31 RoIs on each of two drawn images."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    make_voc({"000001": [("cat", (5, 5, 30, 25))], "000002": [("dog", (10, 4, 38, 28))]})
+    corners = np.random.default_rng(0).uniform(0, 15, (2, 30, 2))
+    boxes = np.concatenate([corners, corners + 12], axis=2).astype(np.float32)
+    entries = {f"00000{i + 1}": (boxes[i], np.zeros(30, np.float32)) for i in range(2)}
+    write_proposals(tmp_path / "p.safetensors", entries)
+    (tmp_path / "catalog.yaml").write_text(CATALOG)
+    file = tmp_path / "config.yaml"
+    file.write_text(CONFIG.format(base=ROOT / "configs/Base-FastRCNN-small.yaml", folder=tmp_path))
+    return str(file)
+
+
+@pytest.fixture
+def rank(run, config_file):
+    options = ("--config-file", config_file, "--device", "cpu", "--images", "2", "--early-iterations", "2")
+    return lambda *more: run("bm_ranking", *options, *more)
+
+
+def test_overlap_is_by_count_and_by_the_loss_of_float32(load_script):
+    overlap = load_script("benchmarks/bm_ranking.py").overlap
+    losses, reference = torch.tensor([4.0, 3.0, 2.0, 1.0, 0.5]), torch.tensor([0, 1, 2, 3])
+    assert overlap(torch.tensor([3, 2, 1, 0]), reference, losses) == (1, 1)
+    assert overlap(torch.tensor([4, 0, 1, 2]), reference, losses) == (3 / 4, 9.5 / 10)
+
+
+def test_the_worst_image_is_told_beside_the_mean(load_script):
+    record = {"count": [1.0, 0.5], "mass": [0.75, 1.0], "ms": [1.0, 2.0, 9.0], "recomputed batches": 0}
+    summary = load_script("benchmarks/bm_ranking.py").summary(record)
+    figures = {"count": 0.75, "worst count": 0.5, "mass": 0.875, "worst mass": 0.75, "ms": 2.0}
+    assert summary == {"images": 2, "recomputed batches": 0, **figures}
+
+
+def test_a_precision_that_orders_the_losses_otherwise_is_seen_and_is_not_right(rank, monkeypatch):
+    exact = ohem_d2.modeling.mixin.candidate_losses
+
+    def turned_in_bfloat16(heads, features, candidates, targets, options):
+        losses = exact(heads, features, candidates, targets, options)
+        return 100 - losses if options.readonly_dtype == "bfloat16" else losses
+
+    monkeypatch.setattr(ohem_d2.modeling.mixin, "candidate_losses", turned_in_bfloat16)
+    report = rank()
+    for of_model in report["models"].values():
+        assert of_model["float32"]["count"] == of_model["float32"]["worst mass"] == 1
+        assert of_model["bfloat16"]["worst count"] <= of_model["bfloat16"]["count"] < 0.9
+        assert of_model["bfloat16"]["mass"] < 0.999
+    assert "bfloat16" not in report["right"] and "float32" in report["right"]
+
+
+def test_losses_that_overflow_are_recomputed_in_float32(rank, monkeypatch):
+    exact = ohem_d2.modeling.mixin.candidate_losses
+
+    def overflowing(heads, features, candidates, targets, options):
+        losses = exact(heads, features, candidates, targets, options)
+        return losses / 0 if options.readonly_dtype == "float16" else losses
+
+    monkeypatch.setattr(ohem_d2.modeling.mixin, "candidate_losses", overflowing)
+    figures = rank()["models"]["untrained"]["float16"]
+    assert figures["recomputed batches"] == figures["count"] == figures["mass"] == 1
+
+
+def test_checkpoints_are_ranked_under_their_names(rank, config_file, tmp_path):
+    cfg = load_config(config_file, ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "output")])
+    torch.save({"model": OHEMTrainer.build_model(cfg).state_dict()}, tmp_path / "mine.pth")
+    models = rank("--weights", f"mine={tmp_path}/mine.pth")["models"]
+    assert list(models) == ["untrained", "early (2 iterations)", "mine"]
+
+
+@pytest.mark.parametrize(
+    ["options", "message"],
+    [
+        (("--weights", "trained=absent.pth"), "'trained=absent.pth'; valid: NAME=PATH of an existing"),
+        (("--opts", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"), "which cannot mine; valid: OHEM"),
+        (("--config-file", "absent.yaml"), "config file absent.yaml does not exist"),
+    ],
+)
+def test_what_cannot_be_ranked_is_one_clear_line(rank, capsys, options, message):
+    with pytest.raises(SystemExit) as stop:
+        rank(*options)
+    assert message in f"{stop.value} {capsys.readouterr().err.splitlines()[-1:]}".replace('"', "")
+
+
+def test_scale_gives_ratios_to_standard_and_a_slope(run):
+    report = run("bm_scale", *TINY, "--images", "1", "--sweep", "proposals", "200", "40")
+    points = report["sweeps"]["proposals"]["points"]
+    assert list(points) == ["40", "200"]
+    for arms in points.values():
+        assert arms["standard"]["ms ratio"] == arms["standard"]["memory ratio"] == 1
+        assert arms["ohem"]["ms ratio"] == pytest.approx(arms["ohem"]["ms"] / arms["standard"]["ms"])
+    assert 0 < points["40"]["ohem"]["mining MiB"] < points["200"]["ohem"]["mining MiB"]
+    more_ms = points["200"]["ohem"]["ms"] - points["40"]["ohem"]["ms"]
+    assert report["sweeps"]["proposals"]["slopes"]["ohem"]["ms"] == pytest.approx(more_ms / 160 * 1000)
+
+
+def test_a_sweep_of_something_else_is_one_clear_line(run, capsys):
+    with pytest.raises(SystemExit):
+        run("bm_scale", *TINY, "--sweep", "proposal", "40")
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert "--sweep proposal 40; valid: one of proposals, images, classes" in last_line
+
+
+def test_train_step_gives_ratios_to_standard(run):
+    arms = run("bm_train_step", *TINY, "--images", "1", "--arms", "standard", "ohem")["arms"]
+    assert arms["standard"]["ratio"] == arms["standard"]["memory ratio"] == 1
+    assert arms["ohem"]["ratio"] == pytest.approx(arms["ohem"]["ms"] / arms["standard"]["ms"])
+
+
+def test_loaders_are_compared_with_detectron2(run):
+    options = ("--images", "4", "--workers", "0", "--boxes", "20", "--batches", "2", "--repeats", "1")
+    loaders = run("bm_loader", *options, "--short-side", "32")["boxes"]["20"]["0"]
+    base, ours = loaders["Detectron2 with proposals"], loaders["ours with proposals"]
+    assert base["ratio"] == 1 and ours["images/s"] == pytest.approx(4000 / ours["ms"])
+    assert ours["ratio"] == pytest.approx(base["ms"] / ours["ms"])
+
+
+def test_all_loaders_read_the_same_boxes_within_their_images(load_script, tmp_path):
+    images = [{"image_id": name, "width": 40, "height": 30} for name in ("a", "b")]
+    store, pickled = load_script("benchmarks/bm_loader.py").draw_proposals(images, 50, tmp_path)
+    content = np.load(pickled, allow_pickle=True)
+    for image_id, boxes in zip(content["ids"], content["boxes"]):
+        read, _ = read_proposals(store)[image_id]
+        assert sorted(map(tuple, read.tolist())) == sorted(map(tuple, boxes.tolist()))
+        assert (boxes >= 0).all() and (boxes <= [40, 30, 40, 30]).all()
+        assert (boxes[:, 2:] >= boxes[:, :2] + 1).all()
