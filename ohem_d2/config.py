@@ -33,8 +33,8 @@ class OHEMOptions:
     budget: str = "image"
     # The loss to rank by: "cls+box" (the paper), or one of its two terms alone.
     rank_by: str = "cls+box"
-    # Precision of the head in the read-only pass. "auto": the one of an active autocast, else float16 on CUDA
-    # and float32 elsewhere. Pooling, the losses and the training pass are not affected.
+    # Precision of the head in the read-only pass, whatever that of the training. "auto": float16 on CUDA, float32
+    # elsewhere; bfloat16 selects too many other RoIs (benchmarks/README.md). Pooling and losses are not affected.
     readonly_dtype: str = "auto"
     # RoIs that the read-only pass takes at a time, which bounds its memory; 0: chosen.
     readonly_chunk: int = 0

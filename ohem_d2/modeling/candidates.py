@@ -181,7 +181,9 @@ def _chunks(candidates: List[Instances], size: int) -> Iterator[List[Instances]]
 
 @contextmanager
 def _precision(name: str, device: torch.device) -> Iterator[None]:
-    dtype = _auto_dtype(device) if name == "auto" else getattr(torch, name)
+    if name == "auto":
+        name = "float16" if device.type == "cuda" else "float32"
+    dtype = getattr(torch, name)
     # Autocast caches cast weights. One that was cast in here has no gradient, and one from outside may have
     # another type: neither may cross the border of the pass.
     torch.clear_autocast_cache()
@@ -194,12 +196,6 @@ def _precision(name: str, device: torch.device) -> Iterator[None]:
                 yield
     finally:
         torch.clear_autocast_cache()
-
-
-def _auto_dtype(device: torch.device) -> torch.dtype:
-    if torch.is_autocast_enabled(device.type):
-        return torch.get_autocast_dtype(device.type)
-    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 @torch.no_grad()

@@ -13,10 +13,14 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..config import OHEMOptions
-from ..mining import mine_hard_rois
+from ..mining import HardRoIs, mine_hard_rois
 from .candidates import candidate_losses, check_minable, label_candidates
 from .roi_losses import ranking_losses
 from .statistics import write_mining_statistics
+
+# RoIs of an image that NMS looks at first, those of highest loss. Its time and memory grow with their square; what it
+# keeps of them it keeps of all, since a RoI is dropped by harder ones alone.
+_NMS_TOPK = 4096
 
 
 class OHEMMixin:
@@ -115,23 +119,31 @@ class OHEMMixin:
         Returns:
             per image the (H_i,) int64 rows of its hard candidates, by loss descending.
         """
-        options, device = self.ohem, losses.device
-        sizes = torch.tensor([len(c) for c in candidates], device=device)
-        image_ids = torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes, output_size=len(losses))
-        hard = mine_hard_rois(
-            losses,
-            torch.cat([c.proposal_boxes.tensor for c in candidates]),
-            image_ids,
-            self.batch_size_per_image,
-            options.nms_thresh if options.nms_thresh < 1 else None,
-            torch.cat([c.gt_classes for c in candidates]) if options.nms_per_class else None,
-            num_images=len(candidates) if options.budget == "batch" else None,
-        )
+        sizes = [len(c) for c in candidates]
+        image_ids = torch.cat([torch.full((n,), i, device=losses.device) for i, n in enumerate(sizes)])
+        hard = self._select(losses, candidates, image_ids, _hardest_of_each_image(losses, sizes))
+        if len(hard.selected) < self.batch_size_per_image * len(candidates) and max(sizes) > _NMS_TOPK:
+            # Among the hardest too many are duplicates of each other.
+            hard = self._select(losses, candidates, image_ids, torch.arange(len(losses), device=losses.device))
         images_of_selected = image_ids[hard.selected]
         counts = torch.bincount(images_of_selected, minlength=len(candidates))
         num_selected = write_mining_statistics(losses, candidates, hard, self.num_classes, counts)
-        first = (sizes.cumsum(0) - sizes)[images_of_selected]
-        return list((hard.selected - first).split(num_selected))
+        firsts = accumulate(sizes, initial=0)
+        return [rows - first for rows, first in zip(hard.selected.split(num_selected), firsts)]
+
+    def _select(self, losses: Tensor, candidates: List[Instances], image_ids: Tensor, rows: Tensor) -> HardRoIs:
+        """`mine_hard_rois` among `rows` of the concatenated candidates."""
+        options = self.ohem
+        hard = mine_hard_rois(
+            losses[rows],
+            torch.cat([c.proposal_boxes.tensor for c in candidates])[rows],
+            image_ids[rows],
+            self.batch_size_per_image,
+            options.nms_thresh if options.nms_thresh < 1 else None,
+            torch.cat([c.gt_classes for c in candidates])[rows] if options.nms_per_class else None,
+            num_images=len(candidates) if options.budget == "batch" else None,
+        )
+        return HardRoIs(rows[hard.selected], rows[hard.survivors])
 
     @contextmanager
     def _sampling_all(self, num_proposals: int) -> Iterator[None]:
@@ -162,6 +174,15 @@ class OHEMMixin:
             easy = torch.ones_like(p.gt_classes, dtype=torch.bool).index_fill_(0, r, False)
             p.gt_classes = torch.where(easy, -1, p.gt_classes)
         return losses
+
+
+def _hardest_of_each_image(losses: Tensor, sizes: List[int]) -> Tensor:
+    """Rows of the `_NMS_TOPK` highest losses of each image, of equal ones the lower row first; where none has more, all."""
+    if max(sizes) <= _NMS_TOPK:
+        return torch.arange(len(losses), device=losses.device)
+    firsts = accumulate(sizes, initial=0)
+    ranked = [torch.sort(of_image, descending=True, stable=True).indices for of_image in losses.split(sizes)]
+    return torch.cat([first + rows[:_NMS_TOPK] for first, rows in zip(firsts, ranked)])
 
 
 def _with_fields(instances: Instances, names: Iterable[str]) -> Instances:

@@ -134,6 +134,15 @@ def test_under_autocast_the_trained_weights_still_get_gradients(storage):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in heads.parameters())
 
 
+def test_autocast_does_not_change_the_precision_of_the_ranking(storage):
+    heads, (features, proposals, targets) = build_heads(), make_inputs()
+    candidates = label_candidates(heads, proposals, targets)
+    outside = candidate_losses(heads, features, candidates, targets, OHEMOptions())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = candidate_losses(heads, features, candidates, targets, OHEMOptions())
+    assert torch.equal(inside, outside)
+
+
 def test_precisions_of_the_passes_do_not_mix(storage):
     heads, inputs = build_heads("MODEL.OHEM.READONLY_DTYPE", "float16"), make_inputs()
     with torch.autocast("cpu", dtype=torch.bfloat16):  # autocast caches a cast weight whatever its type
@@ -180,6 +189,26 @@ def test_a_pooled_budget_can_leave_an_image_with_few(storage):
     per_image = [len(p) for p in build_heads()(None, features, proposals, targets)[0]]
     pooled = [len(p) for p in build_heads("MODEL.OHEM.BUDGET", "batch")(None, features, proposals, targets)[0]]
     assert per_image == [8, 8] and sum(pooled) == 16 and pooled[0] > pooled[1]
+
+
+@pytest.mark.parametrize("budget", ["image", "batch"])
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_nms_looks_at_the_hardest_first_and_selects_as_if_at_all(storage, monkeypatch, budget, duplicates):
+    heads = build_heads("MODEL.OHEM.BUDGET", budget)
+    features, proposals, targets = make_inputs(num_proposals=200)
+    if duplicates:  # so that the hardest are not enough for the budget
+        for p in proposals:
+            p.proposal_boxes.tensor[:190] = p.proposal_boxes.tensor[0] + torch.rand(190, 4) / 100
+    candidates = label_candidates(heads, proposals, targets)
+    losses = candidate_losses(heads, features, candidates, targets, heads.ohem).mul(20).floor()  # many are equal
+    expected = heads._mine(losses, candidates)
+
+    looked_at = []
+    monkeypatch.setattr("ohem_d2.modeling.mixin._NMS_TOPK", 100)
+    select = heads._select
+    heads._select = lambda *args: looked_at.append(len(args[-1])) or select(*args)
+    assert all(map(torch.equal, heads._mine(losses, candidates), expected))
+    assert looked_at == ([200, 400] if duplicates else [200])
 
 
 def test_nms_per_class_keeps_what_differs_in_label(storage):
