@@ -134,7 +134,7 @@ class OperationCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def _waits(self, name, args, kwargs) -> bool:
-        if name in _INDEXING:
+        if name in _INDEXING and not (len(args) > 2 and args[2].numel() == 1):  # a scalar is filled in by the mask
             return any(index is not None and index.dtype == torch.bool for index in args[1])
         return name == "aten::repeat_interleave" and kwargs.get("output_size") is None
 
