@@ -7,6 +7,7 @@ With a GPU: the models of the paper and of today at full size, minutes each. Wit
 that fails is named in the end and stops no other; one whose JSON is there already is not run again.
 """
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,8 +62,9 @@ def run(name: str, command: List[str], output: Path) -> bool:
     script, *options = command
     with open(output / f"{name}.log", "w") as log:
         done = subprocess.run(
-            [sys.executable, FOLDER / script, *options, "--output", result], stdout=subprocess.PIPE, stderr=log, text=True
-        )
+            [sys.executable, os.path.relpath(FOLDER / script), *options, "--output", result],
+            stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
     if done.returncode or not result.exists():
         return False
     (output / f"{name}.log").unlink()

@@ -160,3 +160,51 @@ def test_all_loaders_read_the_same_boxes_within_their_images(load_script, tmp_pa
         assert sorted(map(tuple, read.tolist())) == sorted(map(tuple, boxes.tolist()))
         assert (boxes >= 0).all() and (boxes <= [40, 30, 40, 30]).all()
         assert (boxes[:, 2:] >= boxes[:, :2] + 1).all()
+
+
+def test_mining_with_a_step_undone_selects_the_same_and_waits_more(run):
+    undone = ("as it is", "Detectron2's matcher", "Detectron2's pooler", "256 RoIs at a time")
+    results = run("bm_mining", *TINY, "--steps", *undone)
+    syncs = {name: of_step["syncs"] for name, of_step in results["steps"].items()}
+    # An assertion for each of 2 images; a number of RoIs that the host looks up for Detectron2's pooler.
+    assert syncs == {"as it is": 3, "Detectron2's matcher": 5, "Detectron2's pooler": 4, "256 RoIs at a time": 3}
+    assert results["steps"]["as it is"]["ratio"] == 1 and results["selection"]["syncs"] == 2
+    assert results["floor"]["GFLOP"] > 0
+
+
+def test_mining_takes_the_boxes_of_a_file(run, tmp_path):
+    boxes = np.float32([[0, 0, 20, 20], [10, 10, 60, 40]]).repeat(30, axis=0)
+    write_proposals(tmp_path / "p.safetensors", {"a": (boxes, np.zeros(60)), "b": (boxes[:9], np.zeros(9)), "c": (boxes, np.zeros(60))})
+    options = (*TINY, "--steps", "as it is", "--proposal-file", str(tmp_path / "p.safetensors"))
+    assert run("bm_mining", *options)["steps"]["as it is"]["ms"] > 0
+    with pytest.raises(SystemExit, match="2 images have 40 boxes, 3 are needed"):
+        run("bm_mining", *options, "--images", "3")
+
+
+def test_an_iteration_of_each_arm_is_counted(run):
+    arms = run("bm_train_step", *TINY, "--count")["arms"]
+    assert len(arms) == 6 and arms["standard"]["syncs"] < arms["ohem"]["syncs"] == arms["standard"]["syncs"] + 3
+    # All 40 RoIs of an image are within the budget: a pass to rank them is all that is added, and the naive way needs none.
+    assert arms["standard"]["GFLOP"] == arms["all RoIs"]["GFLOP"] == arms["ohem naive"]["GFLOP"] < arms["ohem"]["GFLOP"]
+
+
+def test_what_box_voting_and_scales_cost_is_measured(run):
+    results = run("bm_testing", *TINY)
+    assert results["whole"]["plain"]["ratio"] == 1 and set(results["whole"]) == {"plain", "+B", "+M", "+M+B"}
+
+
+@pytest.mark.slow
+def test_the_runner_runs_what_was_not_run_and_names_what_failed(load_script, monkeypatch, tmp_path, capsys):
+    runner = load_script("benchmarks/run.py")
+    counted = "bm_train_step.py --device cpu --size 64 64 --proposals 40 --count"
+    monkeypatch.setattr(runner, "CPU", {"good": f"{counted} --arms standard", "bad": f"{counted} --arms unknown"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit, match="failed: bad"):
+        runner.main()
+    assert {p.name for p in tmp_path.iterdir()} == {"good.json", "good.md", "bad.log"}
+    assert "invalid choice" in (tmp_path / "bad.log").read_text()
+    assert (tmp_path / "good.md").read_text().startswith(f"`python benchmarks/{counted} --arms standard`\n\n| arm |")
+    with pytest.raises(SystemExit, match="failed: bad"):
+        runner.main()
+    assert "good: done before" in capsys.readouterr().out
