@@ -22,7 +22,7 @@ from measure import count_operations, peak_memory, time_in_turns, write_report
 from torch.utils.flop_counter import FlopCounterMode
 
 from ohem_d2.data import read_proposals
-from ohem_d2.mining import mine_hard_rois, suppression
+from ohem_d2.mining import rank_hard_rois, suppression
 
 COLUMNS = ("ms", "ratio", "memory MiB", "ATen calls", "syncs")
 
@@ -105,13 +105,13 @@ def mining(heads, features, batch, autocast, functions: Dict[str, Callable], opt
 
 
 def selection(args) -> Dict:
-    """From the losses to the indices, for all RoIs of the batch."""
+    """From the losses to the indices, on the device, for all RoIs of the batch."""
     boxes = torch.cat([x["proposals"].proposal_boxes.tensor for x in make_batch(args)])
     image_ids = torch.arange(args.images, device=args.device).repeat_interleave(args.proposals)
     losses = torch.rand(len(boxes), device=args.device)
 
     def run() -> None:
-        mine_hard_rois(losses, boxes, image_ids, MODELS[args.model].budget)
+        rank_hard_rois(losses, boxes, image_ids, MODELS[args.model].budget)
 
     times = time_in_turns({"selection": run}, args.device, args.repeats, args.warmup)["selection"]
     return {**times, **count_operations(run, args.device)}

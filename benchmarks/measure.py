@@ -24,7 +24,7 @@ from ohem_d2.mining import suppression
 
 # Operations whose result the host has to wait for, as an answer or as a size.
 SYNCING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim",
-           "torchvision::nms")  # fmt: skip
+           "aten::bincount", "torchvision::nms")  # fmt: skip
 # Those that an index of bools makes wait.
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_")
 
@@ -32,8 +32,8 @@ _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_")
 STAGES = {
     "label": ("ohem_d2.modeling.mixin", "label_candidates"),
     "read-only pass": ("ohem_d2.modeling.mixin", "candidate_losses"),
-    "select": ("ohem_d2.modeling.mixin", "mine_hard_rois"),
-    "statistics": ("ohem_d2.modeling.mixin", "write_mining_statistics"),
+    "select": ("ohem_d2.modeling.mixin", "rank_hard_rois"),
+    "statistics": ("ohem_d2.modeling.mixin", "read_mining_statistics"),
 }
 
 
@@ -136,6 +136,8 @@ class OperationCounter(TorchDispatchMode):
     def _waits(self, name, args, kwargs) -> bool:
         if name in _INDEXING and not (len(args) > 2 and args[2].numel() == 1):  # a scalar is filled in by the mask
             return any(index is not None and index.dtype == torch.bool for index in args[1])
+        if name == "aten::lift_fresh":  # a tensor made of numbers, which the host copies to the device
+            return args[0].dim() > 0
         return name == "aten::repeat_interleave" and kwargs.get("output_size") is None
 
     def _counted(self, tolist):

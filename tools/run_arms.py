@@ -5,7 +5,7 @@
 
 Each run is ``train_net.py`` in a folder of its own, OUTPUT/ARM/seedN. What is done is skipped, what was stopped
 is resumed. OUTPUT/results.json holds the figures of every run; arms whose test settings differ get no table.
-``--test`` tests what was trained in other ways too, and makes the table one of these tests:
+``--test`` tests what was trained in other ways too; the table and OUTPUT/tests.json are of these tests:
 
     ... --test plain --test +B TEST.BOX_VOTING.ENABLED True
 """
@@ -35,6 +35,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         tests = {name: overrides for name, *overrides in args.test}
+        if len(tests) < len(args.test):
+            raise ValueError(f"two tests have the same name: {', '.join(name for name, *_ in args.test)}")
         runs = run_arms(args.arms, args.seeds, args.output, args.jobs, args.opts, tests)
         print(render_table(runs))
     except (ValueError, OSError, RuntimeError) as error:
@@ -49,7 +51,7 @@ def run_arms(
     opts: Sequence[str] = (),
     tests: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> List[Dict[str, Any]]:
-    """Train, and test by `tests` (name -> overrides), what is not done yet; write results.json.
+    """Train, and test by `tests` (name -> overrides), what is not done yet; write results.json or tests.json.
 
     Returns:
         one dict per run: arm, seed, command, environment and figures; those of `tests`, where there are any.
@@ -67,7 +69,7 @@ def run_arms(
             runs = list(pool.map(lambda x: _test(*x[0], output, opts, x[1], tests[x[1]]), product(pairs, tests)))
     order = [*names, *(f"{arm} {test}" for arm in names for test in tests)]
     runs.sort(key=lambda run: (order.index(run["arm"]), run["seed"]))
-    write_json(output / "results.json", runs)
+    write_json(output / ("tests.json" if tests else "results.json"), runs)
     return runs
 
 

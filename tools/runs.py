@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -45,24 +46,43 @@ def run_once(
         RuntimeError: the run failed; names its log.
     """
     result = folder / "result.json"
-    options = [config, seed, *opts]
-    begun = json.loads(result.read_text()) if result.exists() else {"options": options}
-    done = "figures" in begun
-    if begun["options"] != options and (done or (folder / "last_checkpoint").exists()):
+    options = [config, seed, *opts, *_gpus(num_gpus)]
+    begun = json.loads(result.read_text()) if result.exists() else {"options": "another script"}
+    done, is_resumed = "figures" in begun, (folder / "last_checkpoint").exists()
+    if begun["options"] != options and (done or is_resumed):
         made = f"{folder} was made with {begun['options']}, not {options}"
         raise ValueError(f"{made}; remove it or choose another --output")
-    if done:
+    if done and not (eval_only and _weights_are_newer(opts, result)):
         logger.info("done before: %s", folder)
         return begun
+    if not is_resumed:
+        _forget(folder)
     write_json(result, {"options": options})
     logger.info("%s: %s", "testing" if eval_only else "training", folder)
     _train_net([*arguments(config, seed, opts, eval_only), "OUTPUT_DIR", str(folder)], num_gpus, folder)
     run = {"arm": Path(config).stem, "seed": seed, "options": options,
-           "command": shlex.join(["python", "train_net.py", *arguments(config, seed, opts, eval_only)]),
+           "command": shlex.join(["python", "train_net.py", *_gpus(num_gpus), *arguments(config, seed, opts, eval_only)]),
            "test_settings": _test_settings(folder / "config.yaml"), "environment": _environment(),
            "figures": {**_training_figures(folder), **_test_figures(folder)}}  # fmt: skip
     write_json(result, run)
     return run
+
+
+def _weights_are_newer(opts: Sequence[str], result: Path) -> bool:
+    """Whether what was tested has been trained again since."""
+    weights = Path(opts[list(opts).index("MODEL.WEIGHTS") + 1])
+    return weights.exists() and weights.stat().st_mtime > result.stat().st_mtime
+
+
+def _forget(folder: Path) -> None:
+    """Remove what Detectron2 would add to, of an attempt that left no checkpoint or of a test that is made again."""
+    for file in (folder / "metrics.json", folder / "log.txt"):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(folder / "inference", ignore_errors=True)
+
+
+def _gpus(number: int) -> List[str]:
+    return [] if number == 1 else ["--num-gpus", str(number)]
 
 
 def arguments(config: str, seed: int, opts: Sequence[str] = (), eval_only: bool = False) -> List[str]:
@@ -73,7 +93,7 @@ def arguments(config: str, seed: int, opts: Sequence[str] = (), eval_only: bool 
 def _train_net(options: List[str], num_gpus: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     resume = [] if "--eval-only" in options else ["--resume"]
-    command = [sys.executable, str(ROOT / "train_net.py"), "--num-gpus", str(num_gpus), *resume, *options]
+    command = [sys.executable, str(ROOT / "train_net.py"), *_gpus(num_gpus), *resume, *options]
     console = folder / "console.txt"
     with open(console, "a") as out:
         code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode

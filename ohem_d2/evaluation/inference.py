@@ -113,7 +113,8 @@ class RCNNWithTTA(nn.Module):
         detections = self._other_heads(views, self._choose(rounds))
         outputs = []
         for x, found in zip(batched_inputs, detections):
-            height, width = x.get("height", found.image_size[0]), x.get("width", found.image_size[1])
+            given = x["image"].shape[-2:] if self.mapper else found.image_size
+            height, width = x.get("height", given[0]), x.get("width", given[1])
             outputs.append({"instances": detector_postprocess(found, height, width)})
         return outputs
 

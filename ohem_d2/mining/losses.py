@@ -44,7 +44,7 @@ def sigmoid_classification_losses(
     """
     targets = torch.zeros_like(logits, dtype=torch.float32).scatter_(1, labels.unsqueeze(1), 1.0)[:, :-1]
     losses = F.binary_cross_entropy_with_logits(logits[:, :-1].float(), targets, reduction="none")
-    return losses.sum(dim=1) if class_weights is None else losses @ class_weights.float()
+    return losses.sum(dim=1) if class_weights is None else (losses * class_weights.float()).sum(dim=1)
 
 
 def encode_boxes(boxes: Tensor, targets: Tensor, weights: Sequence[float]) -> Tensor:
@@ -63,7 +63,7 @@ def encode_boxes(boxes: Tensor, targets: Tensor, weights: Sequence[float]) -> Te
     sizes, target_sizes = boxes[:, 2:] - boxes[:, :2], targets[:, 2:] - targets[:, :2]
     centers, target_centers = boxes[:, :2] + 0.5 * sizes, targets[:, :2] + 0.5 * target_sizes
     deltas = torch.cat([(target_centers - centers) / sizes, torch.log(target_sizes / sizes)], dim=1)
-    return deltas * deltas.new_tensor(weights)
+    return torch.stack([column * weight for column, weight in zip(deltas.unbind(dim=1), weights)], dim=1)
 
 
 def smooth_l1_losses(deltas: Tensor, targets: Tensor, beta: float) -> Tensor:

@@ -10,6 +10,14 @@ from torch import Tensor
 from .suppression import suppress_duplicates
 
 
+class RankedRoIs(NamedTuple):
+    """Result of `rank_hard_rois`; indices are int64, into the R candidates. The host knows S, but not yet H."""
+
+    order: Tensor  # (S,) first the H selected, grouped by image id ascending, within an image by loss descending
+    num_selected: Tensor  # () int64, H
+    survivors: Tensor  # (S,) what NMS kept, by loss descending over all images
+
+
 class HardRoIs(NamedTuple):
     """Result of `mine_hard_rois`; both are int64 indices into the R candidates."""
 
@@ -70,37 +78,59 @@ def mine_hard_rois(
     num_images: Optional[int] = None,
 ) -> HardRoIs:
     """As `select_hard_rois`, and tells what NMS kept as well."""
+    ranked = rank_hard_rois(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images=num_images)
+    num_not_finite, num_selected = torch.stack([count_not_finite(losses), ranked.num_selected]).tolist()
+    check_finite(num_not_finite, losses, image_ids)
+    return HardRoIs(ranked.order[:num_selected], ranked.survivors)
+
+
+@torch.no_grad()
+def rank_hard_rois(
+    losses: Tensor,
+    boxes: Tensor,
+    image_ids: Tensor,
+    num_per_image: int,
+    nms_thresh: Optional[float] = 0.7,
+    class_ids: Optional[Tensor] = None,
+    *,
+    num_images: Optional[int] = None,
+) -> RankedRoIs:
+    """As `select_hard_rois`, for callers that have more to read from the device than the number of the selected.
+
+    On CUDA the host waits in NMS alone. Losses are not checked: see `count_not_finite` and `check_finite`.
+    """
     _check_arguments(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images)
     if nms_thresh is None:
         survivors = torch.sort(losses, descending=True, stable=True).indices
     else:
         groups = image_ids if class_ids is None else _joint_ids(image_ids, class_ids)
         survivors = suppress_duplicates(losses, boxes, groups, nms_thresh)
+    grouped = torch.sort(image_ids[survivors], stable=True).indices  # places among the survivors
     if num_images is None:
-        grouped = _group_by_image(survivors, image_ids)
-        over_budget = _rank_in_image(image_ids[grouped]) >= num_per_image
+        over_budget = _rank_in_image(image_ids[survivors[grouped]]) >= num_per_image
     else:
-        grouped = _group_by_image(survivors[: num_per_image * num_images], image_ids)
-        over_budget = torch.zeros_like(grouped, dtype=torch.bool)
-    not_finite = ~torch.isfinite(losses)
-    # The host waits here, once, for both numbers.
-    num_over, num_not_finite = torch.stack([over_budget.sum(), not_finite.sum()]).tolist()
-    if num_not_finite:
-        raise FloatingPointError(
-            f"{num_not_finite} of {len(losses)} RoI losses are not finite, in image(s) "
-            f"{torch.unique(image_ids[not_finite]).tolist()} of the batch"
-        )
+        over_budget = grouped >= num_per_image * num_images
     in_budget_first = torch.sort(over_budget.byte(), stable=True).indices
-    return HardRoIs(grouped[in_budget_first[: len(grouped) - num_over]], survivors)
+    return RankedRoIs(survivors[grouped[in_budget_first]], (~over_budget).sum(), survivors)
+
+
+def count_not_finite(losses: Tensor) -> Tensor:
+    """() int64, on the device of `losses`."""
+    return (~torch.isfinite(losses)).sum()
+
+
+def check_finite(num_not_finite: int, losses: Tensor, image_ids: Tensor) -> None:
+    """Raise FloatingPointError naming the images, unless `count_not_finite` was 0."""
+    if num_not_finite:
+        images = torch.unique(image_ids[~torch.isfinite(losses)]).tolist()
+        raise FloatingPointError(
+            f"{num_not_finite} of {len(losses)} RoI losses are not finite, in image(s) {images} of the batch"
+        )
 
 
 def _joint_ids(image_ids: Tensor, class_ids: Tensor) -> Tensor:
     num_classes = class_ids.max() + 1 if class_ids.numel() > 0 else 1
     return image_ids * num_classes + class_ids
-
-
-def _group_by_image(order: Tensor, image_ids: Tensor) -> Tensor:
-    return order[torch.sort(image_ids[order], stable=True).indices]
 
 
 def _rank_in_image(grouped_ids: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ def _all_at_once(losses: Tensor, boxes: Tensor, groups: Tensor, iou_thresh: floa
     if boxes.numel() > 0:
         span = torch.ceil(boxes.max()) - torch.floor(boxes.min())
         boxes = boxes + (groups.double() * span).unsqueeze(1)
-    return nms(boxes, losses, iou_thresh)
+    # The kernel takes the threshold in float32: with half a unit more, rounding does not take it below.
+    return nms(boxes, losses, iou_thresh + 2**-25)
 
 
 def _group_by_group(losses: Tensor, boxes: Tensor, groups: Tensor, iou_thresh: float) -> Tensor:

@@ -124,10 +124,10 @@ def _(heads: StandardROIHeads, features, candidates, targets, rank) -> Tensor:
     feature_list, boxes = [features[f] for f in heads.in_features], [c.proposal_boxes for c in candidates]
     dropout = any(m.training for m in heads.box_head.modules())  # nothing else is in training mode here
     pooled, rows = pool_rois(heads.box_pooler, feature_list, boxes, share=not dropout)
-    predictions = heads.box_predictor(heads.box_head(pooled))
+    box_features = heads.box_head(pooled)
     if rows is not None:
-        predictions = tuple(p[rows] for p in predictions)
-    return rank(heads.box_predictor, predictions, candidates)
+        box_features = box_features[rows]
+    return rank(heads.box_predictor, heads.box_predictor(box_features), candidates)
 
 
 @_losses_of.register
@@ -148,7 +148,10 @@ def _(heads: CascadeROIHeads, features, candidates, targets, rank) -> Tensor:
     total, alive, proposals = 0.0, True, candidates
     for stage, predictor in enumerate(heads.box_predictor):
         if stage > 0:
-            proposals = heads._create_proposals_from_boxes(boxes, image_sizes)
+            # Half precision may have overflowed: that is told by the loss, where Detectron2 asserts on the boxes.
+            finite = torch.cat([b.isfinite().all(dim=1) for b in boxes])
+            total = torch.where(finite, total, float("nan"))
+            proposals = heads._create_proposals_from_boxes([b.nan_to_num(0, 0, 0) for b in boxes], image_sizes)
             alive = alive & torch.cat([p.proposal_boxes.nonempty() for p in proposals])
             proposals = heads._match_and_label_boxes(proposals, stage, targets)
         predictions = heads._run_stage(feature_list, proposals, stage)

@@ -13,10 +13,10 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..config import OHEMOptions
-from ..mining import HardRoIs, mine_hard_rois
+from ..mining import RankedRoIs, check_finite, rank_hard_rois
 from .candidates import candidate_losses, check_minable, label_candidates
 from .roi_losses import ranking_losses
-from .statistics import write_mining_statistics
+from .statistics import read_mining_statistics, write_mining_statistics
 
 # RoIs of an image that NMS looks at first, those of highest loss. Its time and memory grow with their square; what it
 # keeps of them it keeps of all, since a RoI is dropped by harder ones alone.
@@ -121,20 +121,24 @@ class OHEMMixin:
         """
         sizes = [len(c) for c in candidates]
         image_ids = torch.cat([torch.full((n,), i, device=losses.device) for i, n in enumerate(sizes)])
-        hard = self._select(losses, candidates, image_ids, _hardest_of_each_image(losses, sizes))
-        if len(hard.selected) < self.batch_size_per_image * len(candidates) and max(sizes) > _NMS_TOPK:
+        all_rows = torch.arange(len(losses), device=losses.device)
+        # A pooled budget can take any number of an image's RoIs.
+        is_cut = max(sizes) > _NMS_TOPK and self.ohem.budget == "image"
+        ranked = self._rank(losses, candidates, image_ids, _hardest_of_each_image(losses, sizes) if is_cut else all_rows)
+        statistics = read_mining_statistics(losses, candidates, ranked, self.num_classes)
+        check_finite(statistics.num_not_finite, losses, image_ids)
+        if is_cut and sum(statistics.num_selected) < self.batch_size_per_image * len(candidates):
             # Among the hardest too many are duplicates of each other.
-            hard = self._select(losses, candidates, image_ids, torch.arange(len(losses), device=losses.device))
-        images_of_selected = image_ids[hard.selected]
-        counts = torch.bincount(images_of_selected, minlength=len(candidates))
-        num_selected = write_mining_statistics(losses, candidates, hard, self.num_classes, counts)
-        firsts = accumulate(sizes, initial=0)
-        return [rows - first for rows, first in zip(hard.selected.split(num_selected), firsts)]
+            ranked = self._rank(losses, candidates, image_ids, all_rows)
+            statistics = read_mining_statistics(losses, candidates, ranked, self.num_classes)
+        write_mining_statistics(statistics, candidates, len(ranked.survivors))
+        selected = ranked.order[: sum(statistics.num_selected)].split(statistics.num_selected)
+        return [rows - first for rows, first in zip(selected, accumulate(sizes, initial=0))]
 
-    def _select(self, losses: Tensor, candidates: List[Instances], image_ids: Tensor, rows: Tensor) -> HardRoIs:
-        """`mine_hard_rois` among `rows` of the concatenated candidates."""
+    def _rank(self, losses: Tensor, candidates: List[Instances], image_ids: Tensor, rows: Tensor) -> RankedRoIs:
+        """`rank_hard_rois` among `rows` of the concatenated candidates."""
         options = self.ohem
-        hard = mine_hard_rois(
+        ranked = rank_hard_rois(
             losses[rows],
             torch.cat([c.proposal_boxes.tensor for c in candidates])[rows],
             image_ids[rows],
@@ -143,7 +147,7 @@ class OHEMMixin:
             torch.cat([c.gt_classes for c in candidates])[rows] if options.nms_per_class else None,
             num_images=len(candidates) if options.budget == "batch" else None,
         )
-        return HardRoIs(rows[hard.selected], rows[hard.survivors])
+        return ranked._replace(order=rows[ranked.order], survivors=rows[ranked.survivors])
 
     @contextmanager
     def _sampling_all(self, num_proposals: int) -> Iterator[None]:
@@ -177,9 +181,7 @@ class OHEMMixin:
 
 
 def _hardest_of_each_image(losses: Tensor, sizes: List[int]) -> Tensor:
-    """Rows of the `_NMS_TOPK` highest losses of each image, of equal ones the lower row first; where none has more, all."""
-    if max(sizes) <= _NMS_TOPK:
-        return torch.arange(len(losses), device=losses.device)
+    """Rows of the `_NMS_TOPK` highest losses of each image, of equal ones the lower row first."""
     firsts = accumulate(sizes, initial=0)
     ranked = [torch.sort(of_image, descending=True, stable=True).indices for of_image in losses.split(sizes)]
     return torch.cat([first + rows[:_NMS_TOPK] for first, rows in zip(firsts, ranked)])

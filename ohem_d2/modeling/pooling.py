@@ -45,7 +45,9 @@ def _pool_levels(pooler: ROIPooler, features: List[Tensor], boxes: List[Boxes]) 
         boxes, pooler.min_level, pooler.max_level, pooler.canonical_box_size, pooler.canonical_level
     )
     order, rois = levels.argsort(), _with_image(boxes)
-    rows_of_levels = order.split(torch.bincount(levels, minlength=len(features)).tolist())
+    # Not by bincount, for whose size the host would wait as well.
+    numbers = (levels[:, None] == torch.arange(len(features), device=levels.device)).sum(dim=0)
+    rows_of_levels = order.split(numbers.tolist())
     size = pooler.output_size
     output = features[0].new_empty(len(rois), features[0].shape[1], *size)
     for level_pooler, feature, rows in zip(pooler.level_poolers, features, rows_of_levels):
@@ -69,6 +71,6 @@ def _share_rois(rois: Tensor, scale: float) -> Tuple[Tensor, Tensor]:
         (U, 5) RoIs on the borders of cells, and for each of the R its row in them.
     """
     cells = rois[:, 1:] * scale
-    cells = (cells + torch.copysign(cells.new_tensor(0.5), cells)).trunc()  # halves go away from zero, as in C
+    cells = torch.where(cells < 0, cells - 0.5, cells + 0.5).trunc()  # halves go away from zero, as in C
     unique, rows = torch.cat([rois[:, :1], cells / scale], dim=1).unique(dim=0, return_inverse=True)
     return unique, rows

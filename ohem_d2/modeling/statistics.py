@@ -1,44 +1,55 @@
 """What was mined, in the event storage under ``ohem/``."""
 from math import isfinite
-from typing import Dict, Hashable, List
+from typing import Dict, Hashable, List, NamedTuple
 
 import torch
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from ..mining import HardRoIs
+from ..mining import RankedRoIs, count_not_finite
 
 
-def write_mining_statistics(
-    losses: Tensor, candidates: List[Instances], hard: HardRoIs, num_classes: int, num_selected: Tensor
-) -> List[int]:
-    """Write the scalars of one iteration; one copy to the host for them and for what the caller needs there.
+class MiningStatistics(NamedTuple):
+    """What the host learns of one iteration."""
 
-    ``num_candidates``, ``num_survivors`` (of NMS) and ``num_selected`` are means per image. ``fg_fraction``
-    and ``mean_fg_iou`` (IoU with the matched object) are over the selected RoIs. ``mean_loss`` is over all candidates
-    (the paper, figure 3); ``easiest_selected_loss`` and ``hardest_dropped_loss`` are the border between the
-    RoIs that are trained on and all others, duplicates included. What has no value in an iteration is left out.
+    scalars: Dict[str, float]
+    num_selected: List[int]  # of each image
+    num_not_finite: int  # losses
+
+
+def read_mining_statistics(
+    losses: Tensor, candidates: List[Instances], ranked: RankedRoIs, num_classes: int
+) -> MiningStatistics:
+    """All that the host needs of a selection, in one copy.
 
     Args:
         losses: (R,) of the concatenated `candidates`.
         candidates: one `Instances` per image, with ``gt_classes`` and, to report it, ``gt_ious``.
         num_classes: K, the background label.
-        num_selected: (N,) of each image, on the device.
-
-    Returns:
-        `num_selected`, on the host.
     """
-    selected = torch.zeros_like(losses, dtype=torch.bool).index_fill_(0, hard.selected, True)
+    in_budget = torch.arange(len(ranked.order), device=losses.device) < ranked.num_selected
+    selected = torch.zeros_like(losses, dtype=torch.bool).scatter_(0, ranked.order, in_budget)
     foreground = torch.cat([c.gt_classes for c in candidates]) < num_classes
     scalars = _scalars(losses, selected, foreground)
     if candidates[0].has("gt_ious"):
         ious, hard_foreground = torch.cat([c.gt_ious for c in candidates]), foreground & selected
         scalars["mean_fg_iou"] = torch.where(hard_foreground, ious, 0).sum() / hard_foreground.sum()
-    counts = dict(enumerate(num_selected))
-    values = _to_host({**scalars, **counts})
-    _write("ohem", {name: values[name] for name in scalars}, len(losses), len(hard.survivors), len(candidates))
-    return [int(values[image]) for image in counts]
+    num_selected = {i: of_image.sum() for i, of_image in enumerate(selected.split([len(c) for c in candidates]))}
+    values = _to_host({**scalars, **num_selected, "not finite": count_not_finite(losses)})
+    counts = [int(values[i]) for i in num_selected]
+    return MiningStatistics({name: values[name] for name in scalars}, counts, int(values["not finite"]))
+
+
+def write_mining_statistics(statistics: MiningStatistics, candidates: List[Instances], num_survivors: int) -> None:
+    """Write the scalars of one iteration.
+
+    ``num_candidates``, ``num_survivors`` (of NMS) and ``num_selected`` are means per image. ``fg_fraction``
+    and ``mean_fg_iou`` (IoU with the matched object) are over the selected RoIs. ``mean_loss`` is over all candidates
+    (the paper, figure 3); ``easiest_selected_loss`` and ``hardest_dropped_loss`` are the border between the
+    RoIs that are trained on and all others, duplicates included. What has no value in an iteration is left out.
+    """
+    _write("ohem", statistics.scalars, sum(map(len, candidates)), num_survivors, len(candidates))
 
 
 def write_anchor_statistics(

@@ -166,9 +166,9 @@ def test_mining_with_a_step_undone_selects_the_same_and_waits_more(run):
     undone = ("as it is", "Detectron2's matcher", "Detectron2's pooler", "256 RoIs at a time")
     results = run("bm_mining", *TINY, "--steps", *undone)
     syncs = {name: of_step["syncs"] for name, of_step in results["steps"].items()}
-    # An assertion for each of 2 images; a number of RoIs that the host looks up for Detectron2's pooler.
-    assert syncs == {"as it is": 3, "Detectron2's matcher": 5, "Detectron2's pooler": 4, "256 RoIs at a time": 3}
-    assert results["steps"]["as it is"]["ratio"] == 1 and results["selection"]["syncs"] == 2
+    # An assertion for each of 2 images; numbers of RoIs that Detectron2's pooler copies to the device, and looks up there.
+    assert syncs == {"as it is": 2, "Detectron2's matcher": 4, "Detectron2's pooler": 4, "256 RoIs at a time": 2}
+    assert results["steps"]["as it is"]["ratio"] == 1 and results["selection"]["syncs"] == 1
     assert results["floor"]["GFLOP"] > 0
 
 
@@ -183,7 +183,7 @@ def test_mining_takes_the_boxes_of_a_file(run, tmp_path):
 
 def test_an_iteration_of_each_arm_is_counted(run):
     arms = run("bm_train_step", *TINY, "--count")["arms"]
-    assert len(arms) == 6 and arms["standard"]["syncs"] < arms["ohem"]["syncs"] == arms["standard"]["syncs"] + 3
+    assert len(arms) == 6 and arms["ohem"]["syncs"] == arms["standard"]["syncs"] + 2
     # All 40 RoIs of an image are within the budget: a pass to rank them is all that is added, and the naive way needs none.
     assert arms["all RoIs"]["GFLOP"] == arms["ohem naive"]["GFLOP"] < arms["ohem"]["GFLOP"]
     assert arms["standard"]["GFLOP"] < arms["ohem"]["GFLOP"]

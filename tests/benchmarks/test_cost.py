@@ -1,7 +1,7 @@
 """What mining costs, counted: operations, waits of the host, bytes. Never seconds."""
 import pytest
 import torch
-from ohem_d2.mining import select_hard_rois
+from ohem_d2.mining import rank_hard_rois
 from ohem_d2.modeling.candidates import candidate_losses, label_candidates
 
 from ..builders import build_heads, make_inputs
@@ -28,22 +28,24 @@ def mining(heads, inputs):
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 8])
-def test_the_host_waits_three_times_however_many_images(storage, measure, num_images):
-    # For the survivors of NMS, for how many are selected in all, and for how many of each image and the statistics.
+def test_the_host_waits_twice_however_many_images(storage, measure, num_images):
+    # For the survivors of NMS; for how many are selected of each image, with the statistics.
     run = mining(build_heads(*SINGLE_LEVEL), make_inputs(num_images))
-    assert counted(measure, run)[1] == 3
+    assert counted(measure, run)[1] == 2
 
 
 def test_the_host_waits_once_more_in_each_chunk_on_several_levels(storage, measure):
     heads, inputs = build_heads("MODEL.OHEM.READONLY_CHUNK", "20"), make_inputs(2, num_proposals=40)
-    assert counted(measure, mining(heads, inputs))[1] == 3 + 4
+    assert counted(measure, mining(heads, inputs))[1] == 2 + 4
 
 
-def test_the_host_waits_twice_from_the_losses_to_the_indices(measure):
+def test_the_host_waits_once_from_the_losses_to_the_indices(measure):
     boxes = torch.rand(500, 2).repeat(1, 2) * 100 + torch.tensor([0.0, 0.0, 20.0, 20.0])
     ids = torch.arange(500) % 4
-    for args, waits in (((0.7,), 2), ((None,), 1), ((0.7, ids), 2)):
-        assert counted(measure, lambda: select_hard_rois(torch.rand(500), boxes, ids, 16, *args))[1] == waits
+    losses = torch.rand(500)
+    for args, waits in (((0.7,), 1), ((None,), 0), ((0.7, ids), 1)):
+        for num_images in (None, 4):
+            assert counted(measure, lambda: rank_hard_rois(losses, boxes, ids, 16, *args, num_images=num_images))[1] == waits
 
 
 def test_the_number_of_operations_does_not_grow_with_the_proposals(storage, measure):

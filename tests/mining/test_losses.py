@@ -50,3 +50,17 @@ def test_giou_of_disjoint_boxes_counts_the_gap():
 def test_an_unknown_box_loss_names_the_valid_ones():
     with pytest.raises(ValueError, match="unknown box loss 'l3'; valid: giou, diou, ciou"):
         box_iou_losses("l3", torch.zeros(1, 4), torch.zeros(1, 4))
+
+
+def test_losses_are_in_float32_whatever_autocast_says():
+    logits, labels, boxes = torch.randn(8, 5), torch.randint(0, 5, (8,)), torch.rand(8, 2).repeat(1, 2) + torch.tensor([0, 0, 1, 1])
+    losses = {
+        "softmax": lambda: classification_losses(logits, labels),
+        "sigmoid": lambda: sigmoid_classification_losses(logits, labels),
+        "federated": lambda: sigmoid_classification_losses(logits, labels, torch.tensor([1.0, 0.0, 1.0, 1.0])),
+        "box": lambda: smooth_l1_losses(encode_boxes(boxes, boxes + 0.1, (10, 10, 5, 5)), logits[:, :4], 1.0),
+    }
+    outside = {name: loss() for name, loss in losses.items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for name, loss in losses.items():
+            assert torch.equal(loss(), outside[name]), name

@@ -72,3 +72,13 @@ def test_a_cascade_trains_what_it_selected_once(storage, num_proposals, num_obje
 def test_naive_is_refused_for_a_cascade():
     with pytest.raises(ValueError, match="MODEL.OHEM.NAIVE is True; valid for a cascade: False"):
         cascade("MODEL.OHEM.NAIVE", "True")
+
+
+def test_a_box_that_overflows_in_half_precision_is_recomputed_in_float32(storage):
+    heads = cascade("MODEL.OHEM.READONLY_DTYPE", "float16")
+    torch.nn.init.constant_(heads.box_predictor[0].bbox_pred.bias, 1e5)  # beyond float16's 65504
+    features, proposals, targets = make_inputs()
+    candidates = label_candidates(heads, proposals, targets)
+    assert not candidate_losses(heads, features, candidates, targets, heads.ohem).isfinite().any()
+    heads._features = features
+    assert all(len(p) == 8 for p in heads._hard_proposals(proposals, targets))

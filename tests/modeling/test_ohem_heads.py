@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.modeling import build_roi_heads
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, ROIHeads, StandardROIHeads
-from detectron2.structures import BitMasks
+from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from ohem_d2 import OHEMMixin, OHEMOptions, OHEMROIHeads, roi_losses
 from ohem_d2.mining import select_hard_rois
@@ -205,10 +205,23 @@ def test_nms_looks_at_the_hardest_first_and_selects_as_if_at_all(storage, monkey
 
     looked_at = []
     monkeypatch.setattr("ohem_d2.modeling.mixin._NMS_TOPK", 100)
-    select = heads._select
-    heads._select = lambda *args: looked_at.append(len(args[-1])) or select(*args)
+    rank = heads._rank
+    heads._rank = lambda *args: looked_at.append(len(args[-1])) or rank(*args)
     assert all(map(torch.equal, heads._mine(losses, candidates), expected))
-    assert looked_at == ([200, 400] if duplicates else [200])
+    cut = [] if budget == "batch" else [200]  # a pooled budget could take more than 100 of an image
+    assert looked_at == (cut if cut and not duplicates else [*cut, 400])
+
+
+def test_a_pooled_budget_looks_at_all(storage, monkeypatch):
+    """Image 0: 8 equal boxes of loss 10 and 4 others of 9; image 1: 4 of loss 1. All four of the budget are image 0's."""
+    monkeypatch.setattr("ohem_d2.modeling.mixin._NMS_TOPK", 8)
+    heads = build_heads("MODEL.OHEM.BUDGET", "batch", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "2")
+    apart = torch.arange(5.0).unsqueeze(1) * 12 + torch.tensor([0.0, 0.0, 10.0, 10.0])
+    candidates = []
+    for boxes in (torch.cat([apart[:1].repeat(8, 1), apart[1:]]), apart[:4]):
+        candidates.append(Instances((64, 64), proposal_boxes=Boxes(boxes), gt_classes=torch.zeros(len(boxes), dtype=torch.long)))
+    losses = torch.tensor([10.0] * 8 + [9.0] * 4 + [1.0] * 4)
+    assert [rows.tolist() for rows in heads._mine(losses, candidates)] == [[0, 8, 9, 10], []]
 
 
 def test_nms_per_class_keeps_what_differs_in_label(storage):
