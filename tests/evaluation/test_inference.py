@@ -32,6 +32,14 @@ def test_one_scale_is_plain_inference_bit_for_bit(tmp_path, family, proposals, c
     assert_same(run(record, *opts, *AUG, "(64,)", COMBINE, combine), plain)
 
 
+def test_boxes_are_in_the_pixels_of_the_image_where_no_other_size_is_asked_for(tmp_path):
+    record, opts = record_of(tmp_path), (*AUG, "(48, 64)", COMBINE, "proposals")
+    cfg = cfg_of(*opts)
+    inputs, model = inputs_of(cfg, record), build_test_model(cfg, model_of(cfg, 0))
+    bare = {key: value for key, value in inputs.items() if key not in ("height", "width")}
+    assert_same(detect(model, [bare]), detect(model, [inputs]))
+
+
 def test_one_scale_of_a_batch_is_plain_inference_bit_for_bit(tmp_path):
     cfg, aug = cfg_of(), cfg_of(*AUG, "(64,)")
     records = [record_of(tmp_path, 40 - 20 * i, seed=i) for i in range(3)]

@@ -1,6 +1,8 @@
 """The rows of MODEL_ZOO.md: what they run, how they are shown, and that a run is made once."""
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -271,6 +273,41 @@ def test_what_was_stopped_is_resumed_with_its_own_options_alone(script, calls, t
         script.main(["--table", "0", "--rows", "1"])
     script.main(["--table", "0", "--rows", "1", "--", "SOLVER.MAX_ITER", "2"])
     assert len(calls) == 3 and set(results(tmp_path / "output/paper")) == {"heuristic"}
+
+
+def test_an_attempt_that_left_no_checkpoint_leaves_no_figures(script, calls, tmp_path):
+    folder = tmp_path / "output/paper/heuristic"
+    (folder / "inference/other").mkdir(parents=True)
+    (folder / "inference/other/results.json").write_text("[]")
+    (folder / "metrics.json").write_text('{"time": 9.0, "iteration": 1}')
+    (folder / "log.txt").write_text("max_mem: 9999M")
+    script.main(["--table", "0", "--rows", "1"])
+    assert set(results(tmp_path)["heuristic"]["figures"]) == {"bbox/AP", "bbox/AP50"}
+
+
+def test_a_checkpoint_of_unknown_origin_is_not_resumed(script, calls, tmp_path):
+    (tmp_path / "output/paper/heuristic").mkdir(parents=True)
+    (tmp_path / "output/paper/heuristic/last_checkpoint").write_text("model_0000000.pth")
+    with pytest.raises(SystemExit, match="heuristic was made with another script, not "):
+        script.main(["--table", "0", "--rows", "1"])
+    assert not calls
+
+
+def test_the_number_of_gpus_is_one_of_the_options_of_a_run(script, calls, tmp_path):
+    script.main(["--table", "0", "--rows", "1", "--num-gpus", "8"])
+    assert results(tmp_path)["heuristic"]["command"].startswith("python train_net.py --num-gpus 8 --config-file")
+    with pytest.raises(SystemExit, match="'--num-gpus', '8'.*, not "):
+        script.main(["--table", "0", "--rows", "1"])
+
+
+def test_what_was_trained_again_is_tested_again(script, calls, tmp_path):
+    script.main(["--table", "0", "--rows", "3"])
+    weights = tmp_path / "output/paper/ohem/model_final.pth"
+    for again, number in ((0, 2), (3600, 3)):
+        weights.write_text("")
+        os.utime(weights, (time.time() + again - 60,) * 2)
+        script.main(["--table", "0", "--rows", "3"])
+        assert len(calls) == number
 
 
 def test_figures_of_a_server_are_read_from_its_answer(script, calls, tmp_path):
