@@ -31,6 +31,15 @@ def test_the_gpu_selects_what_the_cpu_selects(nms_thresh, pooled):
         assert torch.equal(gpu.selected.cpu(), cpu.selected) and torch.equal(gpu.survivors.cpu(), cpu.survivors)
 
 
+@pytest.mark.parametrize("thresh, height", [(0.7, 7), (0.3, 3), (0.5, 5), (0.9, 9)])
+def test_an_iou_equal_to_the_threshold_is_no_duplicate(thresh, height):
+    # Boxes of 10 x 10 and 10 x `height`: the IoU is `thresh` exactly, which float32 may round below itself.
+    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, height]]).float().repeat(50, 1)
+    losses, images = torch.arange(100.0), torch.arange(50).repeat_interleave(2)
+    assert len(mine_hard_rois(losses.cuda(), boxes.cuda(), images.cuda(), 2, thresh).selected) == 100
+    assert len(mine_hard_rois(losses.cuda(), boxes.cuda(), images.cuda(), 2, thresh - 0.001).selected) == 50
+
+
 def test_the_losses_of_the_gpu_are_those_of_the_cpu(storage):
     heads, (features, proposals, targets) = build_heads(), make_inputs()
     options = OHEMOptions(readonly_dtype="float32")

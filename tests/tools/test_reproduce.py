@@ -370,11 +370,12 @@ def test_real_runs_are_trained_tested_resumed_and_rendered(script, load_script, 
     log = (output / B_FOLDER / "console.txt").read_text()
     assert "Loading from output/paper/ohem/model_final.pth" in log
 
-    (output / "ohem/result.json").unlink()  # as if it had been stopped after the first of two iterations
+    # As if it had been stopped after the first of two iterations; what is trained to the end then is tested again.
+    (output / "ohem/result.json").write_text(json.dumps({"options": trained["options"]}))
     (output / "ohem/last_checkpoint").write_text("model_0000000.pth")
     script.main(args)
     assert "Starting training from iteration 1" in (output / "ohem/console.txt").read_text()
-    assert (output / B_FOLDER / "console.txt").read_text() == log
+    assert len((output / B_FOLDER / "console.txt").read_text()) > len(log)
 
     (tmp_path / "page.md").write_text("<!-- table: output/paper/tables.yaml 0 -->\n<!-- end of table -->\n")
     (output / "tables.yaml").write_text(yaml.safe_dump(tables))
