@@ -5,25 +5,21 @@ Everything here runs on the device of its inputs and can be used with any detect
 from .losses import box_iou_losses, classification_losses, encode_boxes, sigmoid_classification_losses, smooth_l1_losses
 from .readonly import read_only
 from .selection import (
-    HardRoIs,
     RankedRoIs,
     check_finite,
     count_not_finite,
-    mine_hard_rois,
     rank_hard_rois,
     select_hard_rois,
 )
 from .suppression import suppress_duplicates
 
 __all__ = [
-    "HardRoIs",
     "RankedRoIs",
     "box_iou_losses",
     "check_finite",
     "classification_losses",
     "count_not_finite",
     "encode_boxes",
-    "mine_hard_rois",
     "rank_hard_rois",
     "read_only",
     "select_hard_rois",

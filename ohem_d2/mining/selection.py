@@ -17,14 +17,13 @@ class RankedRoIs(NamedTuple):
     num_selected: Tensor  # () int64, H
     survivors: Tensor  # (S,) what NMS kept, by loss descending over all images
 
-
-class HardRoIs(NamedTuple):
-    """Result of `mine_hard_rois`; both are int64 indices into the R candidates."""
-
-    selected: Tensor  # (H,) grouped by image id ascending, within an image by loss descending
-    survivors: Tensor  # (S,) what NMS kept, by loss descending over all images
+    @property
+    def is_selected(self) -> Tensor:
+        """(S,) bool, of `order`."""
+        return torch.arange(len(self.order), device=self.order.device) < self.num_selected
 
 
+@torch.no_grad()
 def select_hard_rois(
     losses: Tensor,
     boxes: Tensor,
@@ -61,27 +60,10 @@ def select_hard_rois(
         ValueError: a shape, dtype or range that does not fit.
         FloatingPointError: a loss that is not finite; names the images.
     """
-    return mine_hard_rois(
-        losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images=num_images
-    ).selected
-
-
-@torch.no_grad()
-def mine_hard_rois(
-    losses: Tensor,
-    boxes: Tensor,
-    image_ids: Tensor,
-    num_per_image: int,
-    nms_thresh: Optional[float] = 0.7,
-    class_ids: Optional[Tensor] = None,
-    *,
-    num_images: Optional[int] = None,
-) -> HardRoIs:
-    """As `select_hard_rois`, and tells what NMS kept as well."""
     ranked = rank_hard_rois(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images=num_images)
     num_not_finite, num_selected = torch.stack([count_not_finite(losses), ranked.num_selected]).tolist()
     check_finite(num_not_finite, losses, image_ids)
-    return HardRoIs(ranked.order[:num_selected], ranked.survivors)
+    return ranked.order[:num_selected]
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from ..config import AnchorOHEMOptions
-from ..mining import box_iou_losses, encode_boxes, mine_hard_rois, smooth_l1_losses
+from ..mining import box_iou_losses, check_finite, count_not_finite, encode_boxes, rank_hard_rois, smooth_l1_losses
 from .statistics import write_anchor_statistics
 
 
@@ -141,15 +141,17 @@ def mine_anchors(
     image_ids = torch.arange(len(losses), device=losses.device).unsqueeze(1).expand_as(ranked)
     kept = candidates.gather(1, ranked)
     rows, image_ids = ranked[kept], image_ids[kept]
-    hard = mine_hard_rois(
-        losses[image_ids, rows],
+    losses = losses[image_ids, rows]
+    check_finite(int(count_not_finite(losses)), losses, image_ids)
+    hard = rank_hard_rois(
+        losses,
         anchors[rows],
         image_ids,
         options.batch_size_per_image,
         options.nms_thresh if options.nms_thresh < 1 else None,
     )
     selected = torch.zeros_like(candidates)
-    selected[image_ids[hard.selected], rows[hard.selected]] = True
+    selected[image_ids[hard.order], rows[hard.order]] = hard.is_selected
     return HardAnchors(selected, len(hard.survivors))
 
 

@@ -28,8 +28,7 @@ def read_mining_statistics(
         candidates: one `Instances` per image, with ``gt_classes`` and, to report it, ``gt_ious``.
         num_classes: K, the background label.
     """
-    in_budget = torch.arange(len(ranked.order), device=losses.device) < ranked.num_selected
-    selected = torch.zeros_like(losses, dtype=torch.bool).scatter_(0, ranked.order, in_budget)
+    selected = torch.zeros_like(losses, dtype=torch.bool).scatter_(0, ranked.order, ranked.is_selected)
     foreground = torch.cat([c.gt_classes for c in candidates]) < num_classes
     scalars = _scalars(losses, selected, foreground)
     if candidates[0].has("gt_ious"):

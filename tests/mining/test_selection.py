@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from ohem_d2.mining import mine_hard_rois, select_hard_rois
+from ohem_d2.mining import rank_hard_rois, select_hard_rois
 
 
 def brute_force(losses, boxes, image_ids, num_per_image, nms_thresh=0.7, class_ids=None, num_images=None):
@@ -106,9 +106,10 @@ def test_all_of_one_class_per_class_is_as_without():
 
 def test_survivors_are_what_nms_keeps():
     losses, boxes, images, _ = random_rois(1, 50, num_images=1)
-    hard = mine_hard_rois(losses, boxes, images, 3, 0.3)
+    hard = rank_hard_rois(losses, boxes, images, 3, 0.3)
     assert hard.survivors.tolist() == brute_force(losses, boxes, images, 50, 0.3)
-    assert hard.selected.tolist() == hard.survivors[:3].tolist()
+    assert hard.order[hard.is_selected].tolist() == hard.survivors[:3].tolist()
+    assert sorted(hard.order.tolist()) == sorted(hard.survivors.tolist()) and hard.num_selected == 3
 
 
 def test_half_precision_losses_are_taken():

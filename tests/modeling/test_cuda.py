@@ -4,7 +4,7 @@ import copy
 import pytest
 import torch
 from ohem_d2 import OHEMOptions
-from ohem_d2.mining import mine_hard_rois
+from ohem_d2.mining import rank_hard_rois, select_hard_rois
 from ohem_d2.modeling.candidates import candidate_losses, label_candidates
 
 from ..builders import build_heads, make_inputs
@@ -25,10 +25,10 @@ def test_the_gpu_selects_what_the_cpu_selects(nms_thresh, pooled):
         boxes = torch.cat([corners, corners + torch.randint(1, 40, (500, 2), generator=generator)], dim=1).float()
         losses = torch.randint(0, 50, (500,), generator=generator).float()  # many ties
         images = torch.randint(0, 3, (500,), generator=generator)
-        cpu = mine_hard_rois(losses, boxes, images, 20, nms_thresh, num_images=pooled)
-        gpu = mine_hard_rois(losses.cuda(), boxes.cuda(), images.cuda(), 20, nms_thresh, num_images=pooled)
-        assert gpu.selected.is_cuda
-        assert torch.equal(gpu.selected.cpu(), cpu.selected) and torch.equal(gpu.survivors.cpu(), cpu.survivors)
+        cpu = rank_hard_rois(losses, boxes, images, 20, nms_thresh, num_images=pooled)
+        gpu = rank_hard_rois(losses.cuda(), boxes.cuda(), images.cuda(), 20, nms_thresh, num_images=pooled)
+        assert gpu.order.is_cuda and gpu.num_selected.is_cuda and gpu.num_selected == cpu.num_selected
+        assert torch.equal(gpu.order.cpu(), cpu.order) and torch.equal(gpu.survivors.cpu(), cpu.survivors)
 
 
 @pytest.mark.parametrize("thresh, height", [(0.7, 7), (0.3, 3), (0.5, 5), (0.9, 9)])
@@ -36,8 +36,8 @@ def test_an_iou_equal_to_the_threshold_is_no_duplicate(thresh, height):
     # Boxes of 10 x 10 and 10 x `height`: the IoU is `thresh` exactly, which float32 may round below itself.
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, height]]).float().repeat(50, 1)
     losses, images = torch.arange(100.0), torch.arange(50).repeat_interleave(2)
-    assert len(mine_hard_rois(losses.cuda(), boxes.cuda(), images.cuda(), 2, thresh).selected) == 100
-    assert len(mine_hard_rois(losses.cuda(), boxes.cuda(), images.cuda(), 2, thresh - 0.001).selected) == 50
+    assert len(select_hard_rois(losses.cuda(), boxes.cuda(), images.cuda(), 2, thresh)) == 100
+    assert len(select_hard_rois(losses.cuda(), boxes.cuda(), images.cuda(), 2, thresh - 0.001)) == 50
 
 
 def test_the_losses_of_the_gpu_are_those_of_the_cpu(storage):
