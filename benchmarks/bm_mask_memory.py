@@ -9,6 +9,7 @@ attach the masks to every candidate before the selection.
 import argparse
 import multiprocessing
 import resource
+from pathlib import Path
 
 import torch
 from detectron2.config import get_cfg
@@ -16,6 +17,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_roi_heads
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from measure import write_report
 
 import ohem_d2
 
@@ -61,7 +63,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("objects", 100), ("proposals", 2000), ("selected", 512), ("height", 800), ("width", 1333)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+    parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
+    results = {}
     print(f"{args.objects} objects with bitmasks of {args.height} x {args.width}, {args.proposals} proposals")
     print("| arm | RoIs with masks | peak memory |\n|---|---|---|")
     spawn = multiprocessing.get_context("spawn")
@@ -71,7 +75,9 @@ def main() -> None:
         process.start()
         num_rois, mebibytes = receiver.recv()
         process.join()
+        results[arm] = {"RoIs with masks": num_rois, "peak memory MiB": mebibytes}
         print(f"| {arm} | {num_rois} | +{mebibytes:,.0f} MiB |")
+    write_report({"arms": results}, args.output)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,19 @@ import torch
 
 FOLDER = Path(__file__).resolve().parent
 
+# With and without a GPU. The ranking takes the data set that `python datasets/prepare_demo.py` draws.
+EVERYWHERE: Dict[str, str] = {
+    "ranking_demo": "bm_ranking.py --config-file configs/demo/ohem.yaml",
+    "loader": "bm_loader.py",
+    "proposals": "bm_proposals.py --images 5000",
+    "mask_memory": "bm_mask_memory.py",
+}
 CPU: Dict[str, str] = {
     "train_step_small": "bm_train_step.py --model small",
     "mining_small": "bm_mining.py --model small",
     "testing_small": "bm_testing.py --model small --repeats 10",
     "scale_small": "bm_scale.py --model small --size 120 160 --repeats 5 --warmup 1",
-    "loader": "bm_loader.py",
+    **EVERYWHERE,
 }
 GPU: Dict[str, str] = {
     **{f"train_step_{model.replace('-', '_')}_{precision}": f"bm_train_step.py --model {model} --precision {precision}"
@@ -31,7 +38,7 @@ GPU: Dict[str, str] = {
     "testing_vgg16": "bm_testing.py --model vgg16 --size 600 800",
     "testing_r50_fpn": "bm_testing.py --model r50-fpn",
     "scale_r50_fpn": "bm_scale.py --model r50-fpn",
-    "loader": "bm_loader.py",
+    **EVERYWHERE,
 }  # fmt: skip
 
 

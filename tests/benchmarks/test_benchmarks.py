@@ -194,6 +194,13 @@ def test_what_box_voting_and_scales_cost_is_measured(run):
     assert results["whole"]["plain"]["ratio"] == 1 and set(results["whole"]) == {"plain", "+B", "+M", "+M+B"}
 
 
+def test_the_runner_runs_every_benchmark(load_script):
+    runner = load_script("benchmarks/run.py")
+    scripts = {file.name for file in (ROOT / "benchmarks").glob("bm_*.py")}
+    for benchmarks in (runner.CPU, runner.GPU):
+        assert {command.split()[0] for command in benchmarks.values()} == scripts
+
+
 @pytest.mark.slow
 def test_the_runner_runs_what_was_not_run_and_names_what_failed(load_script, monkeypatch, tmp_path, capsys):
     runner = load_script("benchmarks/run.py")
