@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent
 
 def read_version() -> str:
     """Read `__version__` from the package without importing it (that would need torch and Detectron2)."""
-    text = (ROOT / "ohem_d2" / "__init__.py").read_text(encoding="utf-8")
+    text = (ROOT / "ohem_d2" / "version.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
 
 

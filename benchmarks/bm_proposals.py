@@ -60,7 +60,7 @@ def memory(kind: str, pids: Optional[list[int]] = None) -> float:
 
 
 def store_write(args: argparse.Namespace) -> dict[str, float]:
-    from ohem_d2.data.proposals import ProposalWriter
+    from ohem_d2.proposals import ProposalWriter
 
     begin = time.perf_counter()
     with ProposalWriter(args.folder / "p.safetensors") as writer:
@@ -154,7 +154,7 @@ def first_batch(args: argparse.Namespace, file: str, build) -> dict[str, float]:
 
 
 def convert_pickle(args: argparse.Namespace) -> dict[str, float]:
-    from ohem_d2.data.proposals.conversion import convert_proposals
+    from ohem_d2.proposals.conversion import convert_proposals
 
     begin = time.perf_counter()
     report = convert_proposals(args.folder / "p.pkl", args.folder / "converted.safetensors")

@@ -21,9 +21,10 @@ import cv2
 import numpy as np
 import yaml
 
-from ohem_d2.data import load_voc, summarize_proposals, write_proposals
+from ohem_d2.data import load_voc
 from ohem_d2.data.demo import CLASS_NAMES, DRAWING_VERSION, IMAGE_SIZE, DemoObject, draw_demo_image
-from ohem_d2.data.selective_search import generate_selective_search
+from ohem_d2.proposals import summarize_proposals, write_proposals
+from ohem_d2.proposals.selective_search import generate_selective_search
 
 JPEG_QUALITY = 92
 STAMP = "demo.json"  # holds the parameters; a folder without it is not ours to delete

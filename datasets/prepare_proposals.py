@@ -22,14 +22,15 @@ from typing import Callable, Optional
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ohem_d2.data import read_proposals, register_catalog, summarize_proposals
-from ohem_d2.data.generation import ProposalMethod, Shard, generate_proposals, merge_proposals, unique_images
-from ohem_d2.data.inspection import format_inspections, inspect_proposals
-from ohem_d2.data.proposals.conversion import convert_proposals
-from ohem_d2.data.proposals.conventions import CONVENTIONS
-from ohem_d2.data.proposals.formats import FORMATS, write_detectron2
-from ohem_d2.data.rpn_proposals import RPNProposals
-from ohem_d2.data.selective_search import MODES, SelectiveSearch
+from ohem_d2.data import register_catalog
+from ohem_d2.proposals import read_proposals, summarize_proposals
+from ohem_d2.proposals.generation import ProposalMethod, Shard, generate_proposals, merge_proposals, unique_images
+from ohem_d2.proposals.inspection import format_inspections, inspect_proposals
+from ohem_d2.proposals.conversion import convert_proposals
+from ohem_d2.proposals.conventions import CONVENTIONS
+from ohem_d2.proposals.formats import FORMATS, write_detectron2
+from ohem_d2.proposals.rpn_proposals import RPNProposals
+from ohem_d2.proposals.selective_search import MODES, SelectiveSearch
 from ohem_d2.engine import load_config
 from ohem_d2.visualization import plot_inspections
 

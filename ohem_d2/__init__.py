@@ -1,33 +1,10 @@
 """Online hard example mining (Shrivastava, Gupta and Girshick, CVPR 2016) for Detectron2.
 
-Importing the package registers its RoI heads, proposal network and one-stage detector with Detectron2, and the data
-sets of the paper that Detectron2 lacks.
+Importing the package registers its RoI heads, proposal network, one-stage detector and backbones with Detectron2, and
+the data sets of the paper that Detectron2 lacks. Without Detectron2, `ohem_d2.mining` works all the same.
 """
-__version__ = "0.1.0"
 
-try:
-    import detectron2  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "ohem_d2 needs Detectron2, which the package index does not have under that name: run "
-        "`python tools/install_detectron2.py` of this project, or build it from https://github.com/facebookresearch/detectron2."
-    ) from error
-
-from .config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
-from .data.builtin import register_builtin
-from .modeling import (
-    OHEMCascadeROIHeads,
-    OHEMMixin,
-    OHEMRes5ROIHeads,
-    OHEMRetinaNet,
-    OHEMRetinaNetMixin,
-    OHEMROIHeads,
-    OHEMRPN,
-    OHEMRPNMixin,
-    roi_losses,
-)
-
-register_builtin()
+from .version import __version__
 
 __all__ = [
     "OHEMCascadeROIHeads",
@@ -41,6 +18,37 @@ __all__ = [
     "OHEMRetinaNet",
     "OHEMRetinaNetMixin",
     "OHEMRetinaNetOptions",
+    "__version__",
     "add_ohem_config",
     "roi_losses",
 ]
+
+try:
+    import detectron2  # noqa: F401
+except ImportError as error:
+    _why = str(error)
+
+    def __getattr__(name: str):
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise ImportError(
+            f"ohem_d2.{name} needs Detectron2 ({_why}): run `python tools/install_detectron2.py` of this project, "
+            "or build it from https://github.com/facebookresearch/detectron2"
+        )
+
+else:
+    from .config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
+    from .data.builtin import register_builtin
+    from .modeling import (
+        OHEMCascadeROIHeads,
+        OHEMMixin,
+        OHEMRes5ROIHeads,
+        OHEMRetinaNet,
+        OHEMRetinaNetMixin,
+        OHEMROIHeads,
+        OHEMRPN,
+        OHEMRPNMixin,
+        roi_losses,
+    )
+
+    register_builtin()

@@ -2,11 +2,35 @@ import subprocess
 import sys
 
 
-def test_without_detectron2_the_import_says_in_one_sentence_how_to_get_it():
-    code = "import sys; sys.modules['detectron2'] = None; import ohem_d2"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+WITHOUT = "import sys; sys.modules['detectron2'] = None\n"
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", WITHOUT + code], capture_output=True, text=True)
+
+
+def test_mining_works_without_detectron2():
+    code = """
+import torch
+from ohem_d2.mining import select_hard_rois
+boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]])
+print(select_hard_rois(torch.tensor([1.0, 3.0, 2.0]), boxes, torch.zeros(3, dtype=torch.long), 2).tolist())
+print([name for name in sys.modules if name.startswith(("detectron2.", "fvcore"))])
+"""
+    done = run(code)
+    assert done.stdout.splitlines() == ["[1, 2]", "[]"], done.stderr
+
+
+def test_a_name_that_needs_detectron2_says_so_in_one_line():
+    done = run("from ohem_d2 import OHEMROIHeads")
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: ohem_d2 needs Detectron2") and "python tools/install_detectron2.py" in last
+    assert last.startswith("ImportError: ohem_d2.OHEMROIHeads needs Detectron2")
+    assert "python tools/install_detectron2.py" in last
+
+
+def test_an_unknown_name_is_an_attribute_error_without_detectron2_too():
+    done = run("import ohem_d2; print(hasattr(ohem_d2, 'OHEMRoIHeads'))")
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_the_documented_names_are_there():

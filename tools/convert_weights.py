@@ -13,11 +13,10 @@ import logging
 import sys
 from dataclasses import replace
 
-from ohem_d2.modeling.caffe import read_caffemodel, read_npz
-from ohem_d2.modeling.weights import (
+from ohem_d2.modeling.backbones.caffe import read_caffemodel, read_npz
+from ohem_d2.modeling.backbones.weights import (
     BACKBONE_PREFIXES,
     CAFFE_INPUT,
-    FORMATS,
     NETS,
     check_output,
     convert_blobs,
@@ -27,6 +26,7 @@ from ohem_d2.modeling.weights import (
     torchvision_input,
     torchvision_weights,
 )
+from ohem_d2.utils.checkpoint import FORMATS
 
 
 def main() -> None:

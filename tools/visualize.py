@@ -18,7 +18,7 @@ from PIL import Image
 from ohem_d2.config import OHEMOptions
 from ohem_d2.data import build_labelled_loader
 from ohem_d2.engine import load_config
-from ohem_d2.engine.checkpoints import CheckedCheckpointer
+from ohem_d2.utils.checkpoint import CheckedCheckpointer
 from ohem_d2.mining import select_hard_rois
 from ohem_d2.modeling import inspect_candidates
 from ohem_d2.visualization import draw_boxes, tile

@@ -1,22 +1,21 @@
-"""Data sets, precomputed proposals and loaders. Nothing here imports OpenCV or ``ohem_d2.modeling``."""
+"""Data sets and loaders: catalogue, VOC, COCO, checks; dataset dicts meet their proposals here.
 
+`Proposals`, `read_proposals` and `write_proposals` live in `ohem_d2.proposals` and can be imported from here too.
+"""
+
+from ..proposals import Proposals, read_proposals, write_proposals
 from .catalog import register_catalog
 from .loaders import ProposalDatasetMapper, build_labelled_loader, build_test_loader, build_train_loader
-from .proposals import Proposals, read_proposals, write_proposals
-from .recall import ProposalStatistics, proposal_recall, summarize_proposals
 from .voc import load_voc
 
 __all__ = [
     "ProposalDatasetMapper",
-    "ProposalStatistics",
     "Proposals",
     "build_labelled_loader",
     "build_test_loader",
     "build_train_loader",
     "load_voc",
-    "proposal_recall",
     "read_proposals",
     "register_catalog",
-    "summarize_proposals",
     "write_proposals",
 ]

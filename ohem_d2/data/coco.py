@@ -7,7 +7,7 @@ from typing import Any, Sequence
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from .messages import name_some
+from ..utils.messages import name_some
 
 __all__ = ["load_coco"]
 

@@ -24,9 +24,9 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
 from .difficult import training_config
-from .messages import name_some, other_form
-from .proposals import Proposals, read_proposals
-from .recall import ground_truth_boxes, summarize_proposals
+from ..utils.messages import name_some, other_form
+from ..proposals import Proposals, read_proposals
+from ..proposals.recall import ground_truth_boxes, summarize_proposals
 
 __all__ = ["ProposalDatasetMapper", "build_labelled_loader", "build_test_loader", "build_train_loader"]
 

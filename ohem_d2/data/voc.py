@@ -9,8 +9,8 @@ from typing import Any, Sequence, Union
 
 from detectron2.structures import BoxMode
 
-from .images import read_image_size
-from .messages import name_some
+from ..utils.images import read_image_size
+from ..utils.messages import name_some
 
 __all__ = ["load_voc", "load_voc_images", "read_split"]
 

@@ -1,5 +1,5 @@
 """Training: Detectron2's default trainer with this project's data, evaluators, hooks and resume."""
-from .config import load_config
+from .yaml_config import load_config
 from .lazy import LazyTrainer, load_lazy_config
 from .trainer import OHEMTrainer
 

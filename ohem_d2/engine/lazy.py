@@ -22,9 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from ..data import register_catalog
-from .checkpoints import CheckedCheckpointer
-from .config import check_writable
-from .steps import DelegatedSteps, NamedBatches
+from ..utils.checkpoint import CheckedCheckpointer
+from .yaml_config import check_writable
+from .base_trainer import BaseTrainer, NamedBatches
 
 _REQUIRED = [
     *("model", "optimizer", "lr_multiplier", "dataloader.train"),
@@ -102,7 +102,7 @@ def _build(cfg: DictConfig, key: str) -> Any:
         raise ValueError(f"{key} cannot be built: {error}") from error
 
 
-class LazyTrainer(DelegatedSteps):
+class LazyTrainer(BaseTrainer):
     """Trains what a LazyConfig describes, as `OHEMTrainer` trains a YAML config."""
 
     def __init__(self, cfg: DictConfig):

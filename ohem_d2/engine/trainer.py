@@ -8,14 +8,14 @@ from detectron2.utils import comm
 from ..data import build_test_loader, build_train_loader
 from ..evaluation import build_test_model
 from .accumulation import AccumulatingTrainer
-from .checkpoints import CheckedCheckpointer
-from .evaluators import build_evaluator, check_evaluation
+from ..utils.checkpoint import CheckedCheckpointer
+from ..evaluation.build import build_evaluator, check_evaluation
 from .hooks import AllRoILoss
-from .steps import DelegatedSteps, NamedBatches
+from .base_trainer import BaseTrainer, NamedBatches
 
 
-class OHEMTrainer(DelegatedSteps, DefaultTrainer):
-    """`DefaultTrainer` with this project's loaders, the evaluator of each data set, and `DelegatedSteps`."""
+class OHEMTrainer(BaseTrainer, DefaultTrainer):
+    """`DefaultTrainer` with this project's loaders, the evaluator of each data set, and `BaseTrainer`."""
 
     def __init__(self, cfg):
         """

@@ -1,11 +1,11 @@
 """Testing at many scales and with box voting, evaluators of VOC and COCO, reports of their results, and submissions to their servers."""
 
-from .coco import COCOEvaluator
+from .coco_evaluation import COCOEvaluator
 from .inference import RCNNWithTTA, build_test_model, check_testing
 from .report import ReportedEvaluators, result_rows
 from .submission import COCOSubmission, VOCSubmission
-from .suppression import soft_nms
-from .voc import VOCEvaluator
+from .soft_nms import soft_nms
+from .voc_evaluation import VOCEvaluator
 from .voting import vote_boxes
 
 __all__ = [

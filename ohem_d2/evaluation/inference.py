@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config import BoxVotingOptions, SoftNMSOptions
 from .predictions import check_heads, class_predictions
-from .suppression import soft_nms
+from .soft_nms import soft_nms
 from .voting import vote_boxes
 
 Size = Tuple[int, int]

@@ -13,7 +13,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from ..data.files import atomic_file
+from ..utils.files import atomic_file
 
 __all__ = ["ReportedEvaluators", "result_rows"]
 

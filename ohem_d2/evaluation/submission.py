@@ -16,8 +16,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.files import atomic_file
-from ..data.messages import brief
+from ..utils.files import atomic_file
+from ..utils.messages import brief
 
 __all__ = ["COCOSubmission", "VOCSubmission", "check_coco_submission", "check_voc_submission"]
 

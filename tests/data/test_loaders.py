@@ -20,7 +20,7 @@ from detectron2.data import (
 from ohem_d2.data import ProposalDatasetMapper, build_test_loader, build_train_loader, load_voc
 from ohem_d2 import add_ohem_config
 from ohem_d2.data import read_proposals, write_proposals
-from ohem_d2.data.proposals.formats import write_detectron2
+from ohem_d2.proposals.formats import write_detectron2
 
 DOG = [("dog", (3, 4, 20, 25))]
 COVER = (np.array([[2, 3, 20, 25], [0, 0, 9, 9], [30, 20, 40, 30]], np.float32), np.ones(3))

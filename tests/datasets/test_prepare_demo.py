@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ohem_d2.data import demo, proposal_recall, read_proposals, register_catalog
+from ohem_d2.data import demo, register_catalog
+from ohem_d2.proposals import proposal_recall, read_proposals
 
 pytestmark = pytest.mark.skipif(not hasattr(cv2, "ximgproc"), reason="needs opencv-contrib-python")
 
@@ -110,7 +111,7 @@ def test_an_interrupted_run_leaves_nothing_behind_after_the_next_one(prepare, tm
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ohem_d2.data.selective_search._search", interrupt)
+        patch.setattr("ohem_d2.proposals.selective_search._search", interrupt)
         with pytest.raises(SystemExit, match="interrupted"):
             prepare("demo")
     assert not (tmp_path / "demo").exists()

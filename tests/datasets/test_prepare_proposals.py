@@ -11,8 +11,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, load_proposals_into_dataset
 from detectron2.modeling import build_model
 
-from ohem_d2.data import Proposals, read_proposals, selective_search, write_proposals
-from ohem_d2.data.proposals.formats import write_detectron2
+from ohem_d2.proposals import Proposals, read_proposals, selective_search, write_proposals
+from ohem_d2.proposals.formats import write_detectron2
 from ohem_d2.engine import load_config
 from tests.builders import TinyBackbone  # noqa: F401 (registers it)
 
@@ -100,7 +100,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_search(
     generate, tmp_path, monkeypatch, output, message
 ):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("ohem_d2.data.selective_search._search", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr("ohem_d2.proposals.selective_search._search", lambda *_: pytest.fail("searched"))
     with pytest.raises(SystemExit, match=message):
         generate("--dataset", "toy_test", "--output", tmp_path / output)
 
@@ -110,7 +110,7 @@ def test_a_folder_that_takes_no_files_is_found_before_the_search(generate, tmp_p
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr("ohem_d2.data.selective_search._search", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr("ohem_d2.proposals.selective_search._search", lambda *_: pytest.fail("searched"))
     with pytest.raises(SystemExit, match=f"cannot write to {tmp_path}: Permission denied"):
         generate("--dataset", "toy_test", "--output", tmp_path / "x.safetensors")
 
@@ -124,7 +124,7 @@ def test_an_interrupt_leaves_no_unfinished_file_and_the_same_command_goes_on(gen
             raise KeyboardInterrupt
         return np.array([[0, 0, 80, 60]])
 
-    monkeypatch.setattr("ohem_d2.data.selective_search._search", interrupt_second)
+    monkeypatch.setattr("ohem_d2.proposals.selective_search._search", interrupt_second)
     with pytest.raises(SystemExit, match="interrupted: .* goes on where it stopped"):
         generate("--dataset", "toy_train")
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["train.safetensors.parts"]
@@ -228,7 +228,7 @@ def test_rpn_writes_the_boxes_of_a_model_and_nothing_to_its_output_folder(main, 
 
 KILLED = """
 import os, runpy, signal, sys
-from ohem_d2.data import generation, selective_search
+from ohem_d2.proposals import generation, selective_search
 generation._PART_IMAGES = 1
 search, calls = selective_search._search, []
 def killed(*args):

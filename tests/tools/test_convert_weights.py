@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from ohem_d2.engine import load_config
-from ohem_d2.engine.checkpoints import CheckedCheckpointer
+from ohem_d2.utils.checkpoint import CheckedCheckpointer
 from torchvision.models import resnet18, vgg16
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,8 @@ from typing import Optional
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..messages import name_some
-from ..proposals import Proposals, read_proposals
+from ...utils.messages import name_some
+from ...proposals import Proposals, read_proposals
 from .coco import check_coco
 from .report import Problem, Report
 from .voc import check_voc

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Iterator, NamedTuple, Optional, Sequence
 
-from ..images import read_image_size
+from ...utils.images import read_image_size
 
 __all__ = ["Problem", "Report", "box_problem", "check_image", "repeated"]
 

@@ -1,0 +1,67 @@
+"""Which evaluator a data set gets."""
+import os
+from pathlib import Path
+from typing import List
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+
+from .coco_evaluation import COCOEvaluator
+from .report import ReportedEvaluators
+from .submission import COCOSubmission, VOCSubmission
+from .voc_evaluation import VOCEvaluator
+
+_VOC_YEARS = {"voc07": 2007, "voc12": 2012}
+_EVALUATORS = (*_VOC_YEARS, "coco")
+
+
+def build_evaluator(cfg, dataset_name: str) -> DatasetEvaluator:
+    """The evaluators that ``TEST.EVALUATORS`` names, or else that of the data set's ``evaluator_type``.
+
+    For a data set without annotations, what writes the submission for its server. All files go to
+    ``OUTPUT_DIR/inference/DATASET``.
+
+    Raises:
+        ValueError: another type; an unknown evaluator or one that cannot read the data set; annotations that
+            cannot be evaluated.
+        FileNotFoundError: annotations are missing.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    if not metadata.get("has_annotations", True):
+        return VOCSubmission(dataset_name, folder)
+    names = _evaluator_names(cfg, dataset_name)
+    evaluators: List[DatasetEvaluator] = []
+    if "coco" in names:
+        coco = COCOEvaluator(dataset_name, folder)
+        if not coco.labelled:
+            return COCOSubmission(dataset_name, folder, Path(cfg.OUTPUT_DIR).resolve().name)
+        evaluators.append(coco)
+    years = {name: _VOC_YEARS[name] for name in names if name in _VOC_YEARS}
+    if years:
+        years = years if len(names) > 1 else {"bbox": years[names[0]]}
+        evaluators.insert(0, VOCEvaluator(dataset_name, years))
+    return ReportedEvaluators(evaluators, folder)
+
+
+def _evaluator_names(cfg, dataset_name: str) -> List[str]:
+    unknown = [name for name in cfg.TEST.EVALUATORS if name not in _EVALUATORS]
+    if unknown:
+        raise ValueError(f"TEST.EVALUATORS has {unknown[0]!r}; valid: {', '.join(_EVALUATORS)}")
+    if cfg.TEST.EVALUATORS:
+        return list(dict.fromkeys(cfg.TEST.EVALUATORS))
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type")
+    if kind not in ("pascal_voc", "coco"):
+        raise ValueError(f"data set {dataset_name!r} has evaluator_type {kind!r}; valid: pascal_voc, coco")
+    return ["coco" if kind == "coco" else "voc07" if metadata.year == 2007 else "voc12"]
+
+
+def check_evaluation(cfg) -> None:
+    """Find out before the training whether its result can be evaluated: evaluators read annotations first.
+
+    Raises:
+        ValueError, FileNotFoundError: names the data set or the file.
+    """
+    for name in cfg.DATASETS.TEST:
+        build_evaluator(cfg, name)

@@ -1,0 +1,163 @@
+"""Box conventions: which four numbers a format writes for a box, how they become XYXY_ABS, which fits given boxes best."""
+
+from dataclasses import dataclass
+from typing import Any, Mapping, Optional, Sequence
+
+import numpy as np
+
+from .recall import best_ious, ground_truth_boxes
+
+__all__ = [
+    "CONVENTIONS",
+    "Convention",
+    "Fit",
+    "Sample",
+    "better_convention",
+    "describe_fits",
+    "get_convention",
+    "image_size",
+    "measure_fits",
+]
+
+# (boxes (n, 4) as the file has them, dataset dict of the image or None)
+Sample = tuple[np.ndarray, Optional[Mapping[str, Any]]]
+
+_PART, _PIXELS = 0.01, 0.4  # differences that count: of a part of boxes or an IoU, of a gap in pixels
+
+
+@dataclass(frozen=True)
+class Convention:
+    """
+    ``xyxy1-inclusive`` for instance: the order of the numbers, the index of the first pixel, and whether the
+    second corner is the last pixel of the box instead of the first one beyond it.
+    """
+
+    order: str  # "xyxy", "yxyx" or "xywh"
+    first: int  # 0 or 1
+    inclusive: bool
+
+    def __str__(self) -> str:
+        return f"{self.order}{self.first}{'-inclusive' if self.inclusive else ''}"
+
+    def to_corners(self, boxes: Any) -> Any:
+        """
+        (n, 4) boxes of this convention as float64 XYXY_ABS: 0-based, width = x2 - x1.
+
+        What is no (n, 4) array of numbers is returned as it is, for who knows the image to refuse it.
+        """
+        try:
+            array = np.asarray(boxes)
+            if array.dtype.kind not in "biuf" or array.ndim != 2 or array.shape[1] != 4:
+                return boxes
+        except (TypeError, ValueError):
+            return boxes
+        a, b, c, d = array.astype(np.float64).T  # before any sum: int16 and uint8 would wrap
+        if self.order == "yxyx":
+            a, b, c, d = b, a, d, c
+        if self.order == "xywh":
+            c, d = a + c, b + d
+        beyond = 1 if self.inclusive else 0
+        return np.stack([a, b, c + beyond, d + beyond], axis=1) - self.first
+
+
+CONVENTIONS = {
+    str(convention): convention
+    for convention in (
+        *(
+            Convention(order, first, end)
+            for order in ("xyxy", "yxyx")
+            for first in (0, 1)
+            for end in (False, True)
+        ),
+        *(Convention("xywh", first, False) for first in (0, 1)),
+    )
+}
+
+
+def get_convention(name: str) -> Convention:
+    """
+    The convention of a name.
+
+    Raises:
+        ValueError: no such name; it lists them.
+    """
+    if name not in CONVENTIONS:
+        raise ValueError(f"box convention {name!r} is not known; choose from {', '.join(CONVENTIONS)}")
+    return CONVENTIONS[name]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """
+    Attributes:
+        misfits: part of the boxes that are reversed, negative or beyond their image.
+        gap: pixels between the border of an image and the outermost corner, the mean over the sides (left and
+            top alone where sizes are unknown), the median over the images; most proposals reach the border.
+        recall: part of the ground truth that some box covers by IoU 0.5; NaN without any.
+        iou: mean best IoU of the ground truth; NaN without any.
+    """
+
+    misfits: float
+    gap: float
+    recall: float
+    iou: float
+
+    def beats(self, other: "Fit") -> bool:
+        """Whether it is clearly better: fewer misfits, else more overlap, else a smaller gap."""
+        if abs(self.misfits - other.misfits) > _PART:
+            return self.misfits < other.misfits
+        if abs(self.iou - other.iou) > _PART:
+            return self.iou > other.iou
+        return self.gap < other.gap - _PIXELS
+
+
+def measure_fits(samples: Sequence[Sample]) -> dict[str, Fit]:
+    """The fit of each convention to some images of a file."""
+    return {name: _measure(convention, samples) for name, convention in CONVENTIONS.items()}
+
+
+def better_convention(fits: Mapping[str, Fit], chosen: str) -> Optional[str]:
+    """The best of the conventions that fit clearly better than the chosen one, None if there is none."""
+    best = chosen
+    for name, fit in fits.items():
+        if fit.beats(fits[best]):
+            best = name
+    return None if best == chosen else best
+
+
+def describe_fits(fits: Mapping[str, Fit], chosen: str) -> str:
+    """A table for the log."""
+    lines = ["  convention        misfits    gap  recall@0.5  best IoU"]
+    for name, fit in fits.items():
+        mark = "*" if name == chosen else " "
+        covered = [f"{value:.3f}" if value == value else "-" for value in (fit.recall, fit.iou)]
+        lines.append(
+            f"{mark} {name:<17} {fit.misfits:>6.1%} {fit.gap:>6.1f} {covered[0]:>11} {covered[1]:>9}"
+        )
+    return "\n".join(lines)
+
+
+def _measure(convention: Convention, samples: Sequence[Sample]) -> Fit:
+    misfits, total, gaps, overlaps = 0, 0, [], [np.zeros(0)]
+    for raw, record in samples:
+        boxes = convention.to_corners(raw)
+        width, height = image_size(record) or (np.inf, np.inf)
+        x1, y1, x2, y2 = boxes.T
+        misfits += int(((x1 > x2) | (y1 > y2) | (x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)).sum())
+        total += len(boxes)
+        if len(boxes):
+            sides = [x1.min(), y1.min(), width - x2.max(), height - y2.max()]
+            gaps.append(np.abs(sides if np.isfinite(width) else sides[:2]).mean())
+        ordered = boxes[(boxes[:, :2] <= boxes[:, 2:]).all(axis=1)]
+        overlaps += best_ious(ground_truth_boxes(record or {}), ordered)
+    best = np.concatenate(overlaps)
+    gap = float(np.median(gaps)) if gaps else 0.0
+    recall, iou = ((best >= 0.5).mean(), best.mean()) if len(best) else (np.nan, np.nan)
+    return Fit(misfits / max(total, 1), gap, float(recall), float(iou))
+
+
+def image_size(record: Optional[Mapping[str, Any]]) -> Optional[tuple[int, int]]:
+    """Width and height of the image of a dataset dict, None where it has none."""
+    if record is None or "width" not in record or "height" not in record:
+        return None
+    return record["width"], record["height"]

@@ -1,0 +1,267 @@
+"""Files of others into stores: ids, box conventions and what is removed, all said in the log."""
+
+import logging
+import os
+from dataclasses import dataclass, field, fields
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Optional, Sequence, Union
+
+import numpy as np
+
+from ..utils.messages import name_some, other_form
+from .conventions import (
+    Convention,
+    Sample,
+    better_convention,
+    describe_fits,
+    get_convention,
+    image_size,
+    measure_fits,
+)
+from .entries import image_id_text, sorted_entry
+from .formats import FORMATS, Entry, RawProposals
+from .reading import find_format
+from .store import ProposalWriter, read_store
+
+__all__ = ["Conversion", "Removed", "clean_boxes", "convert_proposals"]
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE = 200  # images that the convention is checked on
+_KEEPS_METADATA = ("method", "parameters", "dataset")
+
+
+@dataclass
+class Removed:
+    """How many boxes were changed or removed, and why; two add up with ``+=``."""
+
+    clipped: int = 0  # reached beyond their image
+    duplicates: int = 0  # equal to another box of their image, which has a score as high or higher
+    small: int = 0  # a side shorter than the minimum
+
+    def __iadd__(self, other: "Removed") -> "Removed":
+        for count in fields(self):
+            setattr(self, count.name, getattr(self, count.name) + getattr(other, count.name))
+        return self
+
+
+@dataclass
+class Conversion:
+    """What a conversion read and wrote; ``str()`` is one line for the log."""
+
+    kind: str
+    convention: str
+    num_images: int = 0
+    num_boxes: int = 0
+    removed: Removed = field(default_factory=Removed)
+    foreign: list[str] = field(default_factory=list)  # ids that the data set does not have: left out
+
+    def __str__(self) -> str:
+        removed = self.removed
+        text = (
+            f"{self.num_boxes} boxes of {self.num_images} images ({self.kind}, {self.convention}): "
+            f"{removed.clipped} clipped; removed: {removed.duplicates} duplicates, {removed.small} too small"
+        )
+        if self.foreign:
+            text += f"; {len(self.foreign)} images are not in the data set and left out"
+        return text
+
+
+def convert_proposals(
+    source: Union[str, Path],
+    target: Union[str, Path],
+    format: Optional[str] = None,
+    convention: Optional[str] = None,
+    dataset_dicts: Optional[Sequence[Mapping[str, Any]]] = None,
+    metadata: Optional[Mapping[str, Any]] = None,
+    min_size: float = 2,
+) -> Conversion:
+    """
+    Write the proposals of a file of any format as a store, all or nothing.
+
+    Args:
+        source: file, or folder of per-image files.
+        target: store to write.
+        format: a name of ``FORMATS``; default: told by the content.
+        convention: a name of ``CONVENTIONS``; default: what the file says, else that of its format.
+        dataset_dicts: the images that the proposals are for, in Detectron2's format. Ids of the file are
+            matched with their ``image_id`` or the name of their file without its ending; boxes are clipped to
+            them.
+        metadata: recorded in the store, see :class:`ProposalWriter`.
+        min_size: boxes with a shorter side, in pixels, are dropped.
+
+    Returns:
+        what was done. A convention that fits clearly better than the one used is a warning in the log.
+
+    Raises:
+        FileNotFoundError: no such source.
+        ValueError: a bad file, an unknown format or convention, boxes that are reversed under the convention,
+            a data set of which the file has no image.
+        ImportError: a format whose library is not installed.
+    """
+    source = Path(source)
+    raw, kept = _open(source, format, dataset_dicts)
+    used = get_convention(convention or raw.convention)
+    _require_number(min_size)
+    reason = "as told" if convention else "its own or its format's default"
+    logger.info("%s: %s, boxes as %s (%s)", source, raw.kind, used, reason)
+    report = Conversion(raw.kind, str(used))
+    entries = _matched(raw.entries, source, dataset_dicts, report)
+    sample = list(islice(entries, _SAMPLE))
+    better = _check_convention(source, [(boxes, record) for _, boxes, _, record in sample], str(used))
+    with ProposalWriter(target, {**kept, "source": source.name, **(metadata or {})}) as writer:
+        for image_id, boxes, scores, record in chain(sample, entries):
+            where = f"{source}, image {image_id}"
+            corners = _corners(used, boxes, where, better)
+            cleaned = clean_boxes(*sorted_entry(corners, scores, where), image_size(record), min_size)
+            writer.add(image_id, *cleaned[:2])
+            report.removed += cleaned[2]
+            report.num_images, report.num_boxes = report.num_images + 1, report.num_boxes + len(cleaned[0])
+        _check_ids(source, dataset_dicts, writer, report)
+    logger.info("%s: %s", target, report)
+    return report
+
+
+def _open(
+    source: Path, format: Optional[str], dataset_dicts: Optional[Sequence[Mapping[str, Any]]]
+) -> tuple[RawProposals, dict[str, str]]:
+    """The source, and what is known of how it was made."""
+    if not source.exists():
+        raise FileNotFoundError(f"proposal file {source} does not exist")
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"format {format!r} is not known; choose from {', '.join(FORMATS)}")
+    form = FORMATS[format] if format else find_format(source)
+    if form is None:
+        store = read_store(source)
+        known = {key: store.metadata[key] for key in _KEEPS_METADATA if key in store.metadata}
+        return RawProposals(((i, *entry) for i, entry in store.items()), "xyxy0", "store"), known
+    if not form.needs_ids:
+        return form.read(source), {}
+    if dataset_dicts is None:
+        raise ValueError(f"{source}: {form.title} has no image ids: give the data set it was made for")
+    return form.read(source, [record["image_id"] for record in dataset_dicts]), {}
+
+
+_Matched = tuple[str, Any, Any, Optional[Mapping[str, Any]]]
+
+
+def _matched(
+    entries: Iterator[Entry],
+    source: Path,
+    dataset_dicts: Optional[Sequence[Mapping[str, Any]]],
+    report: Conversion,
+) -> Iterator[_Matched]:
+    """Entries under the ids of the data set, with its dicts; images that it lacks are noted and left out."""
+    records = _by_name(dataset_dicts or ())
+    for image_id, boxes, scores in entries:
+        text = image_id_text(image_id, str(source))
+        record = records.get(text)
+        if record is not None:
+            yield str(record["image_id"]), boxes, scores, record
+        elif dataset_dicts is None:
+            yield text, boxes, scores, None
+        else:
+            report.foreign.append(text)
+
+
+def _by_name(dataset_dicts: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Dataset dicts by the names of their files, where these differ, and by image id, which goes first."""
+    by_stem: dict[str, Optional[Mapping[str, Any]]] = {}
+    for record in dataset_dicts:
+        stem = os.path.splitext(os.path.basename(record.get("file_name", "")))[0]
+        by_stem[stem] = None if stem in by_stem else record
+    unique = {stem: record for stem, record in by_stem.items() if record is not None}
+    return {**unique, **{str(record["image_id"]): record for record in dataset_dicts}}
+
+
+def _check_convention(source: Path, samples: Sequence[Sample], used: str) -> Optional[str]:
+    """Log how the conventions fit, warn if another one fits better, and return that."""
+    usable = [(boxes, record) for boxes, record in samples if _is_table(boxes)]
+    if not usable:
+        return None
+    fits = measure_fits(usable)
+    better = better_convention(fits, used)
+    table = describe_fits(fits, used)
+    logger.info("%s: fit of the box conventions to the first %d images:\n%s", source, len(usable), table)
+    if better:
+        logger.warning("%s: the boxes are taken as %s, but %s fits better", source, used, better)
+    return better
+
+
+def _is_table(boxes: Any) -> bool:
+    try:
+        array = np.asarray(boxes)
+        return array.ndim == 2 and array.shape[1] == 4 and array.dtype.kind in "biuf"
+    except (TypeError, ValueError):
+        return False
+
+
+def _corners(convention: Convention, boxes: Any, where: str, better: Optional[str]) -> Any:
+    """Boxes as XYXY_ABS; reversed ones are an error that names the convention, the likely cause."""
+    corners = convention.to_corners(boxes)
+    if _is_table(corners):
+        reversed_ = (corners[:, :2] > corners[:, 2:]).any(axis=1)
+        if reversed_.any():
+            hint = f"; {better} fits better" if better else ""
+            box = np.asarray(boxes)[reversed_][0].tolist()
+            raise ValueError(
+                f"{where}: box {reversed_.argmax()} {box} has x1 > x2 or y1 > y2 "
+                f"when taken as {convention}{hint}"
+            )
+    return corners
+
+
+def _check_ids(
+    source: Path,
+    dataset_dicts: Optional[Sequence[Mapping[str, Any]]],
+    writer: ProposalWriter,
+    report: Conversion,
+) -> None:
+    if dataset_dicts is None:
+        return
+    ids = [str(record["image_id"]) for record in dataset_dicts]
+    missing = [image_id for image_id in ids if image_id not in writer]
+    if not missing:
+        return
+    hint = other_form(missing[0], report.foreign)
+    message = f"{source}: no proposals for {len(missing)} of {len(ids)} images: {name_some(missing)}{hint}"
+    if len(missing) == len(ids):
+        raise ValueError(f"{message}: is it of another data set?")
+    logger.warning(message)
+
+
+def _require_number(min_size: float) -> None:
+    if not 0 <= min_size < float("inf"):
+        raise ValueError(f"min_size is {min_size}; it must be 0 or more")
+
+
+def clean_boxes(
+    boxes: np.ndarray, scores: np.ndarray, size: Optional[tuple[int, int]], min_size: float
+) -> tuple[np.ndarray, np.ndarray, Removed]:
+    """
+    Clip boxes to their image, keep the best scored one of equal boxes, drop small ones; the order stays.
+
+    Args:
+        boxes: (n, 4) float32 XYXY_ABS; scores: (n,), descending.
+        size: width and height of the image in pixels; None if not known: nothing is clipped then.
+        min_size: least width and height in pixels.
+    """
+    removed = Removed()
+    if size is not None:
+        inside = np.clip(boxes, 0, np.array([*size, *size], np.float32))
+        removed.clipped = int((inside != boxes).any(axis=1).sum())
+        boxes = inside
+    unique = _first_of_equals(boxes)
+    large = ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(axis=1)
+    removed.duplicates, removed.small = int((~unique).sum()), int((unique & ~large).sum())
+    return boxes[unique & large], scores[unique & large], removed
+
+
+def _first_of_equals(boxes: np.ndarray) -> np.ndarray:
+    """(n,) bool, True for each box that no earlier one equals."""
+    keys = np.ascontiguousarray(boxes + np.float32(0)).view(np.uint64)  # + 0: -0.0 and 0.0 are equal
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: the first of equals comes first
+    first = np.ones(len(boxes), bool)
+    first[order[1:]] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    return first

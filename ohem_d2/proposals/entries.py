@@ -1,0 +1,95 @@
+"""The proposals of one image: what is valid, in which order they come, and what their id is called."""
+
+from typing import Any
+
+import numpy as np
+
+from ..utils.messages import brief
+
+__all__ = ["check_stored", "image_id_text", "sorted_entry"]
+
+
+def image_id_text(image_id: Any, where: str) -> str:
+    """
+    The id as it is compared: a string as it is, an integer in decimal.
+
+    Raises:
+        ValueError: anything else, a float or bytes for instance, or text that is not valid Unicode.
+    """
+    if isinstance(image_id, (int, np.integer)) and not isinstance(image_id, bool):
+        return str(int(image_id))
+    if not isinstance(image_id, str):
+        raise ValueError(f"{where}: an image id is a string or an integer, not {brief(image_id)}")
+    try:
+        image_id.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where}: image id {brief(image_id)} is not valid Unicode") from None
+    return str(image_id)
+
+
+def sorted_entry(boxes: Any, scores: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Check the boxes and scores of one image and sort them, highest score first, ties in the order they came.
+
+    Args:
+        boxes: (n, 4) XYXY_ABS, any real dtype, or empty. scores: (n,).
+        where: file and image, for errors.
+
+    Returns:
+        (n, 4) float32 and (n,) float32.
+
+    Raises:
+        ValueError: other shapes or dtypes; a value that is not finite, also as float32; x1 > x2 or y1 > y2.
+    """
+    boxes, scores = _numbers(boxes, where), _numbers(scores, where)
+    boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{where}: boxes must have shape (n, 4), not {boxes.shape}")
+    if scores.shape != (len(boxes),):
+        raise ValueError(f"{where}: {len(boxes)} boxes but scores of shape {scores.shape}")
+    _require_finite(boxes, "box", where)
+    _require_finite(scores[:, None], "score", where)
+    bad = (boxes[:, :2] > boxes[:, 2:]).any(axis=1)
+    if bad.any():
+        raise ValueError(f"{where}: box {bad.argmax()} has x1 > x2 or y1 > y2: {boxes[bad][0].tolist()}")
+    order = np.argsort(-scores, kind="stable")  # before rounding to float32, which could tie scores
+    return boxes[order].astype(np.float32), scores[order].astype(np.float32)
+
+
+def check_stored(boxes: np.ndarray, scores: np.ndarray, where: str) -> None:
+    """
+    Check what a file is trusted to hold already: finite, corners in order, scores descending.
+
+    It takes some microseconds, so it is made on each access instead of on opening, when all boxes would have
+    to be read from the disk.
+    """
+    if not len(scores):
+        return
+    x1, y1, x2, y2 = boxes.T
+    ordered = (scores[1:] <= scores[:-1]).all() and (x1 <= x2).all() and (y1 <= y2).all()  # so nothing is NaN
+    if not (ordered and _finite(scores[[0, -1]]) and _finite(boxes)):
+        raise ValueError(
+            f"{where}: the file is damaged: boxes or scores are not finite, unsorted or reversed"
+        )
+
+
+def _finite(values: np.ndarray) -> bool:
+    """For values of which none is NaN: faster than ``isfinite``."""
+    return bool(-np.inf < values.min() and values.max() < np.inf)
+
+
+def _numbers(values: Any, where: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "biuf" and array.size:
+            raise TypeError(f"found {array.dtype}")
+        return array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: boxes and scores must be numbers: {error}") from error
+
+
+def _require_finite(values: np.ndarray, what: str, where: str) -> None:
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(values.astype(np.float32)).all(axis=1)
+    if bad.any():
+        raise ValueError(f"{where}: {what} {bad.argmax()} is not finite: {values[bad][0].tolist()}")

@@ -1,0 +1,213 @@
+"""
+Pickles of Detectron2, Detectron and mmdetection, read without running what they hold.
+
+A pickle can run any code when it is loaded, so it is read by an unpickler that builds numpy arrays, numbers,
+``BoxMode`` and plain containers only.
+"""
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from detectron2.structures import BoxMode
+
+from ...utils.files import atomic_file
+from ...utils.messages import brief
+from .base import Budget, Entry, Format, RawProposals
+
+__all__ = ["DETECTRON2", "MMDETECTION", "write_detectron2"]
+
+_DETECTRON1_KEYS = {"indexes": "ids", "scores": "objectness_logits"}
+_REQUIRED_KEYS = ("ids", "boxes", "objectness_logits")
+_CONVENTIONS = {BoxMode.XYXY_ABS: "xyxy0", BoxMode.XYWH_ABS: "xywh0"}
+
+
+def read_detectron2(path: Path) -> RawProposals:
+    """
+    Detectron2's dict of ``ids``, ``boxes``, ``objectness_logits`` and ``bbox_mode``, or Detectron's of
+    ``indexes``, ``boxes`` and ``scores``.
+    """
+    content = _load_pickle(path)
+    if isinstance(content, list):
+        raise ValueError(
+            f"{path}: a list, as mmdetection writes it, has no image ids: convert it "
+            "with --format mmdetection and --dataset"
+        )
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a proposal file: holds a {type(content).__name__} instead of a dict")
+    content = {_DETECTRON1_KEYS.get(key, key): value for key, value in content.items()}
+    columns = _columns(content, path)
+    mode = content.get("bbox_mode", BoxMode.XYXY_ABS)
+    if not isinstance(mode, int) or mode not in _CONVENTIONS:
+        raise ValueError(f"{path}: bbox_mode must be XYXY_ABS (0) or XYWH_ABS (1), not {brief(mode)}")
+    return RawProposals(_bounded(zip(*columns), path), _CONVENTIONS[mode], "Detectron2 or Detectron")
+
+
+def read_mmdetection(path: Path, ids: Sequence[Any]) -> RawProposals:
+    """
+    mmdetection's list with an (n, 4) or (n, 5) array for each image of a data set, in its order; without a
+    fifth column all scores are equal.
+    """
+    content = _load_pickle(path)
+    if not isinstance(content, (list, tuple)):
+        raise ValueError(f"{path}: not mmdetection's: holds a {type(content).__name__} instead of a list")
+    if len(content) != len(ids):
+        raise ValueError(f"{path}: {len(content)} images, but the data set has {len(ids)}")
+    rows = (split_scores(array, f"{path}, image {i}") for i, array in zip(ids, content))
+    return RawProposals(_bounded(((i, *row) for i, row in zip(ids, rows)), path), "xyxy0", "mmdetection")
+
+
+def split_scores(array: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """
+    (n, 5) as boxes and scores; (n, 4) as boxes and zeros.
+
+    Raises:
+        ValueError: another shape, or no numbers.
+    """
+    array = _plain_array(array)
+    array = array.reshape(0, 5) if array.size == 0 else array
+    if array.ndim != 2 or array.shape[1] not in (4, 5) or array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{where}: needs an (n, 4) or (n, 5) array of numbers, not {array.shape} of {array.dtype}"
+        )
+    return array[:, :4], array[:, 4] if array.shape[1] == 5 else np.zeros(len(array))
+
+
+def write_detectron2(path: Path, proposals: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """
+    Write Detectron2's format, all or nothing. Its loader compares ids as strings, so strings they stay.
+
+    Args:
+        path: file to write; missing folders are made.
+        proposals: image id -> (boxes (n, 4) float32 XYXY_ABS, scores (n,)).
+    """
+    entries = list(proposals.values())
+    content = {
+        "ids": list(proposals),
+        "boxes": [np.array(boxes) for boxes, _ in entries],
+        "objectness_logits": [np.array(scores) for _, scores in entries],
+        "bbox_mode": int(BoxMode.XYXY_ABS),  # a plain number loads wherever numpy does
+    }
+    with atomic_file(path) as file:
+        pickle.dump(content, file, protocol=4)
+
+
+def _columns(content: Mapping[Any, Any], path: Path) -> list[Sequence[Any]]:
+    missing = [key for key in _REQUIRED_KEYS if key not in content]
+    if missing:
+        raise ValueError(
+            f"{path}: not a proposal file: no {missing[0]!r} among its keys {brief(list(content))}"
+        )
+    columns = [content[key] for key in _REQUIRED_KEYS]
+    for key, column in zip(_REQUIRED_KEYS, columns):
+        if not isinstance(column, (list, tuple)) and not (isinstance(column, np.ndarray) and column.ndim):
+            raise ValueError(f"{path}: {key} must be a list, not a {type(column).__name__}")
+    lengths = {key: len(column) for key, column in zip(_REQUIRED_KEYS, columns)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{path}: ids, boxes and objectness_logits differ in length: {lengths}")
+    return columns
+
+
+def _bounded(entries: Iterator[Entry], path: Path) -> Iterator[Entry]:
+    """The entries, while a file of this size could hold them: a pickle repeats an array for nothing."""
+    budget = Budget(path)
+    for image_id, boxes, scores in entries:
+        boxes, scores = _plain_array(boxes), _plain_array(scores)
+        budget.spend(boxes.nbytes + scores.nbytes, f"image {brief(image_id)}")
+        yield image_id, boxes, scores
+
+
+def _plain_array(values: Any) -> np.ndarray:
+    """An array as it is, a list of numbers or of such lists as an array; of anything deeper, an object."""
+    if isinstance(values, np.ndarray):
+        return values
+    if not isinstance(values, (list, tuple)):
+        return np.array(None)
+    rows = [len(row) for row in values if isinstance(row, (list, tuple, np.ndarray))]
+    deep = any(
+        isinstance(item, (list, tuple, np.ndarray))
+        for row in values
+        if isinstance(row, (list, tuple))
+        for item in row
+    )
+    if deep or (rows and max(rows) > 5):
+        return np.array(None)
+    try:
+        return np.array(values) if values else np.zeros((0,))
+    except ValueError:
+        return np.array(None)
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
+    """Stands for numpy's, which would allocate any shape; what numpy writes is empty and filled later."""
+    if kind is not _NDARRAY or shape != (0,):
+        raise pickle.UnpicklingError(f"an array of shape {brief(shape)} is not admitted here")
+    return np.ndarray((0,), "b")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Stands for ``_codecs.encode``, by which old pickle protocols store bytes."""
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """Stands for ``bytes``, by which old pickle protocols store empty bytes."""
+    return b""
+
+
+def _box_mode_by_name(owner: type, name: str) -> BoxMode:
+    """Stands for ``getattr``, by which Python 3.11 may store an enum member."""
+    if owner is not BoxMode or not isinstance(name, str) or name not in BoxMode.__members__:
+        raise pickle.UnpicklingError(f"attribute {brief(name)} of {brief(owner)} is not admitted")
+    return BoxMode[name]
+
+
+_NDARRAY = "numpy.ndarray"  # a name, since the class itself could be called
+
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): np.float32(0).__reduce__()[0],
+    ("numpy.core.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
+    ("detectron2.structures.boxes", "BoxMode"): BoxMode,
+    ("builtins", "getattr"): _box_mode_by_name,
+    ("builtins", "bytes"): _no_bytes,
+    ("_codecs", "encode"): _latin1,
+    ("collections", "OrderedDict"): OrderedDict,
+}
+
+
+class _ProposalUnpickler(pickle.Unpickler):
+    """Admits what a proposal file needs, under the module names of numpy 1 and 2 and of Python 2 and 3."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"it holds {module}.{name}; only numpy arrays, numbers, BoxMode and containers are admitted"
+            ) from None
+
+
+def _load_pickle(path: Path) -> Any:
+    with open(path, "rb") as file:
+        try:
+            return _ProposalUnpickler(file, encoding="latin1").load()
+        except Exception as error:  # bytes that are no pickle raise nearly anything
+            message = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{path}: not a proposal file: {message:.200}") from error
+
+
+def _is_pickle(path: Path, start: bytes) -> bool:
+    return path.suffix in (".pkl", ".pickle") or start[:1] == b"\x80"
+
+
+DETECTRON2 = Format("detectron2", "pickle of Detectron2 or Detectron", _is_pickle, read_detectron2)
+MMDETECTION = Format(
+    "mmdetection", "pickled list of arrays", lambda path, start: False, read_mmdetection, needs_ids=True
+)

@@ -1,0 +1,134 @@
+"""Proposals of a trained Detectron2 model: the boxes of its region proposal network."""
+
+import hashlib
+import logging
+from typing import Any, Iterator, Mapping, Optional, Sequence
+
+import numpy as np
+import torch
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
+
+from ..utils.checkpoint import CheckedCheckpointer
+
+__all__ = ["RPNProposals"]
+
+logger = logging.getLogger(__name__)
+
+_ADVICE = "; take the config and weights of a Faster R-CNN, for instance"
+
+
+class RPNProposals:
+    """
+    The proposals that a model makes when it is tested, as a method of :func:`generate_proposals`.
+
+    Boxes are in pixels of the image before any resizing, clipped to it; those without area are dropped. The
+    score is the objectness that the network gives, a logit.
+    """
+
+    name = "rpn"
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        weights: str = "",
+        top_k: int = 2000,
+        nms_thresh: float = 0.7,
+        workers: Optional[int] = None,
+    ) -> None:
+        """
+        Args:
+            cfg: config of any model with a backbone and a proposal network, which is not changed. That part of
+                it runs on ``cfg.MODEL.DEVICE``.
+            weights: checkpoint; "" takes ``cfg.MODEL.WEIGHTS``.
+            top_k: most boxes of an image.
+            nms_thresh: IoU, in [0, 1], above which the box of lower score is dropped.
+            workers: processes that load images; None and 0: none beside this one.
+
+        Raises:
+            ValueError: a model without proposal network, or with one of rotated boxes; weights that lack those
+                of the network or of its backbone; an option out of its range.
+            FileNotFoundError: no weights.
+        """
+        _check_options(top_k, nms_thresh, workers)
+        self._cfg, self._workers = _test_config(cfg, weights, top_k, nms_thresh), workers or 0
+        self._model = _load_model(self._cfg)
+        self.parameters = {
+            "top_k": top_k,
+            "nms_thresh": float(nms_thresh),
+            "config": _config_digest(self._cfg),
+            "weights": _file_digest(self._cfg.MODEL.WEIGHTS),
+        }
+
+    def __call__(self, records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        mapper = DatasetMapper(self._cfg, is_train=False)
+        loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=self._workers)
+        logger.info("Region proposals of %d images, on %s", len(records), self._cfg.MODEL.DEVICE)
+        try:
+            for inputs in loader if records else ():
+                yield self._propose(inputs)
+        except (OSError, ValueError) as error:  # from a worker it comes with the traceback as its message
+            raise type(error)(str(error).strip().splitlines()[-1]) from None
+
+    @torch.no_grad()
+    def _propose(self, inputs: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """One image at a time: in a batch the padding, and so the boxes, would depend on the other images."""
+        proposals = self._model(inputs)[0]["proposals"]
+        return proposals.proposal_boxes.tensor.cpu().numpy(), proposals.objectness_logits.cpu().numpy()
+
+
+def _test_config(cfg: CfgNode, weights: str, top_k: int, nms_thresh: float) -> CfgNode:
+    model, generator = cfg.MODEL, cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    if generator in ("PrecomputedProposals", "RRPN"):
+        raise ValueError(f"PROPOSAL_GENERATOR.NAME {generator} proposes no axis-aligned boxes{_ADVICE}")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"  # the model without all that comes after its proposals
+    cfg.MODEL.LOAD_PROPOSALS = False
+    cfg.MODEL.WEIGHTS = weights or model.WEIGHTS
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = top_k
+    cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = max(top_k, model.RPN.PRE_NMS_TOPK_TEST)
+    cfg.MODEL.RPN.NMS_THRESH = nms_thresh
+    return cfg
+
+
+def _load_model(cfg: CfgNode) -> torch.nn.Module:
+    weights = cfg.MODEL.WEIGHTS
+    if not weights:
+        raise ValueError("no weights: give a checkpoint of the model, or MODEL.WEIGHTS in its config")
+    model = build_model(cfg).eval()
+    checkpointer = CheckedCheckpointer(model, save_to_disk=False)
+    checkpointer.load(weights)
+    missing = [key for key in checkpointer.missing_keys if key.startswith(("backbone.", "proposal_generator."))]
+    if missing:
+        what = f"{len(missing)} weights of a proposal network, {missing[0]} for one"
+        raise ValueError(f"{weights} lacks {what}{_ADVICE}")
+    return model
+
+
+def _config_digest(cfg: CfgNode) -> str:
+    """Of all that boxes can depend on, without the place of the weights and of the computation."""
+    cfg = cfg.clone()
+    cfg.MODEL.WEIGHTS = cfg.MODEL.DEVICE = ""
+    text = "\n".join(section.dump() for section in (cfg.MODEL, cfg.INPUT))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file_digest(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(PathManager.get_local_path(path), "rb") as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_options(top_k: int, nms_thresh: float, workers: Optional[int]) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; it must be at least 1")
+    if not 0 <= nms_thresh <= 1:
+        raise ValueError(f"nms is {nms_thresh}; it must be in [0, 1]")
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers is {workers}; it must be 0 or more")

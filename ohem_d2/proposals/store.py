@@ -1,0 +1,251 @@
+"""
+The store: proposals in one safetensors file that is mapped into memory instead of being read.
+
+T boxes of n images; the ids have B bytes.
+
+=============  ============  ====================================================================
+tensor         shape, dtype  meaning
+=============  ============  ====================================================================
+``boxes``      (T, 4) F32    x1, y1, x2, y2 in pixels, 0-based, width = x2 - x1
+``offsets``    (n + 1,) I64  image i has rows ``offsets[i]`` to ``offsets[i + 1] - 1``
+``id_offsets`` (n + 1,) I64  its id is bytes ``id_offsets[i]`` to ``id_offsets[i + 1] - 1``
+``id_hashes``  (n,) I64      first 8 bytes of BLAKE2b of the ids (digest of 8, little endian), ascending
+``id_rows``    (n,) I64      the image of each hash
+``scores``     (T,) F32      descending within an image
+``ids``        (B,) U8       UTF-8
+=============  ============  ====================================================================
+
+They are written in this order, so that each is aligned and boxes come before T is known; any order is read.
+The metadata are strings: ``format`` and ``version`` of the file, ``box_convention`` (XYXY_ABS), ``tool``, and
+what the writer adds (``method``, ``parameters``, ``dataset``). Equal content gives equal bytes.
+"""
+
+import json
+import math
+import mmap
+import os
+import shutil
+import struct
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, Mapping, Optional, Union
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ..version import __version__
+from ..utils.files import atomic_file
+from .entries import image_id_text, sorted_entry
+from .index import IdIndex, offsets_fit
+from .mapping import Proposals
+
+__all__ = ["FORMAT", "ProposalWriter", "is_store", "read_store", "write_proposals"]
+
+FORMAT, VERSION = "ohem_d2.proposals", "1"
+# Name -> dtype and trailing shape, in the order of the file.
+TENSORS = {
+    "boxes": ("F32", (4,)),
+    "offsets": ("I64", ()),
+    "id_offsets": ("I64", ()),
+    "id_hashes": ("I64", ()),
+    "id_rows": ("I64", ()),
+    "scores": ("F32", ()),
+    "ids": ("U8", ()),
+}
+DTYPES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
+
+_HEADER_ROOM = 1024  # for the sizes of the tensors, which are known last
+_BUFFER = 2**22
+
+
+def is_store(start: bytes) -> bool:
+    """Whether a file that begins with these bytes (9 or more) is in safetensors format."""
+    return len(start) >= 9 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 10**8
+
+
+def read_store(path: Union[str, Path]) -> Proposals:
+    """
+    Open a store; time and memory do not depend on the number of boxes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another format or version, or a file that is truncated or damaged; one line.
+    """
+    path = os.path.abspath(path)
+    shapes, metadata = _read_header(path)
+    with open(path, "rb") as file:
+        state = _state(os.fstat(file.fileno()))
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    arrays = _views(content, shapes)
+    index = IdIndex(arrays["ids"], arrays["id_offsets"], arrays["id_hashes"], arrays["id_rows"])
+    problem = index.check()
+    if not offsets_fit(arrays["offsets"], len(arrays["boxes"])):
+        problem = f"the offsets of the images do not fit the {len(arrays['boxes'])} boxes"
+    if problem:
+        raise ValueError(f"{path}: {problem}")
+    reopen = (_reopen, (path, state))
+    boxes, scores, offsets = (arrays[name] for name in ("boxes", "scores", "offsets"))
+    return Proposals.from_arrays(boxes, scores, offsets, index, path, metadata, reopen)
+
+
+class ProposalWriter:
+    """
+    Writes a store image by image: what is kept in memory is the ids, 4 bytes per box go to a second temporary
+    file. Used by ``with``; the file appears when the block ends, and nothing is left if it fails::
+
+        with ProposalWriter(path, {"method": "mine"}) as writer:
+            writer.add("000001", boxes, scores)
+    """
+
+    def __init__(self, path: Union[str, Path], metadata: Optional[Mapping[str, Any]] = None) -> None:
+        """
+        Args:
+            path: file to write; missing folders are made.
+            metadata: how the proposals were made: ``method``, ``parameters``, ``dataset`` or what you like.
+                Values other than strings are stored as JSON.
+        """
+        self._path, self._ids, self._counts = Path(path), {}, [0]
+        own = {"format": FORMAT, "version": VERSION, "box_convention": "XYXY_ABS"}
+        given = {key: _text(value) for key, value in (metadata or {}).items()}
+        self._metadata = dict(sorted({"tool": f"ohem_d2 {__version__}", **given, **own}.items()))
+        self._room = (len(json.dumps(self._metadata)) + _HEADER_ROOM) // 8 * 8
+
+    def __enter__(self) -> "ProposalWriter":
+        with ExitStack() as stack:
+            self._file: BinaryIO = stack.enter_context(atomic_file(self._path))
+            self._scores = stack.enter_context(tempfile.TemporaryFile(dir=self._path.parent))
+            self._file.seek(8 + self._room)
+            self._stack = stack.pop_all()
+        return self
+
+    def __contains__(self, image_id: object) -> bool:
+        """Whether the image has been added."""
+        return image_id in self._ids
+
+    def add(self, image_id: Union[str, int], boxes: Any, scores: Any) -> None:
+        """
+        Write the proposals of one image: (n, 4) XYXY_ABS boxes and (n,) scores, in any order.
+
+        Raises:
+            ValueError: an id that came before; arrays that :class:`Proposals` refuses.
+        """
+        text = image_id_text(image_id, str(self._path))
+        if text in self._ids:
+            raise ValueError(f"{self._path}: image id {text!r} comes more than once")
+        boxes, scores = sorted_entry(boxes, scores, f"{self._path}, image {text}")
+        self._ids[text] = None
+        self._counts.append(len(scores))
+        self._file.write(boxes.astype(DTYPES["F32"], copy=False).tobytes())
+        self._scores.write(scores.astype(DTYPES["F32"], copy=False).tobytes())
+
+    def __exit__(self, kind, error, trace) -> Optional[bool]:
+        if kind is not None:
+            return self._stack.__exit__(kind, error, trace)
+        with self._stack:
+            self._finish()
+        return None
+
+    def _finish(self) -> None:
+        index = IdIndex.build(list(self._ids))
+        offsets = np.cumsum(self._counts)
+        for array in (offsets, index.offsets, index.hashes, index.rows):
+            self._file.write(array.astype(DTYPES["I64"]).tobytes())
+        self._scores.seek(0)
+        shutil.copyfileobj(self._scores, self._file, _BUFFER)
+        self._file.write(index.text.tobytes())
+        sizes = {"boxes": offsets[-1], "scores": offsets[-1], "ids": len(index.text)}
+        sizes.update(offsets=len(offsets), id_offsets=len(offsets))
+        header = _header({name: int(sizes.get(name, len(index))) for name in TENSORS}, self._metadata)
+        self._file.seek(0)
+        self._file.write(struct.pack("<Q", self._room) + header.ljust(self._room))
+
+
+def write_proposals(
+    path: Union[str, Path],
+    proposals: Mapping[Any, tuple[np.ndarray, np.ndarray]],
+    metadata: Optional[Mapping[str, Any]] = None,
+) -> None:
+    """
+    Write a store, all or nothing: an older file stays until the new one is whole and on the disk.
+
+    Args:
+        path: file to write, ``*.safetensors`` by custom; missing folders are made.
+        proposals: any mapping from image id to (boxes (n, 4) XYXY_ABS, scores (n,)). Each image is checked
+            and sorted as :class:`Proposals` does it; one at a time is in memory if the mapping allows.
+        metadata: see :class:`ProposalWriter`; default: that of ``proposals``, if it has any.
+
+    Raises:
+        ValueError: as :class:`Proposals`; nothing is written then.
+    """
+    if metadata is None:
+        metadata = getattr(proposals, "metadata", {})
+    with ProposalWriter(path, metadata) as writer:
+        for image_id, (boxes, scores) in proposals.items():
+            writer.add(image_id, boxes, scores)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _header(sizes: Mapping[str, int], metadata: Mapping[str, str]) -> bytes:
+    entries, begin = {"__metadata__": dict(metadata)}, 0
+    for name, (dtype, tail) in TENSORS.items():
+        shape = [sizes[name], *tail]
+        end = begin + DTYPES[dtype].itemsize * math.prod(shape)
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+        begin = end
+    return json.dumps(entries, separators=(",", ":")).encode()
+
+
+def _read_header(path: str) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Name -> shape in the order of the file, covered exactly (the library checks), and the metadata."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata, names = file.metadata() or {}, file.offset_keys()
+            found = {
+                name: (file.get_slice(name).get_dtype(), file.get_slice(name).get_shape()) for name in names
+            }
+    except SafetensorError as error:
+        raise ValueError(f"{path}: truncated or damaged: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path}: a safetensors file, but not of proposals: its tensors are {names!s:.80}")
+    if metadata.get("version") != VERSION or metadata.get("box_convention") != "XYXY_ABS":
+        version, convention = metadata.get("version"), metadata.get("box_convention")
+        raise ValueError(f"{path}: version {version} with {convention} boxes; this reads 1 with XYXY_ABS")
+    expected = {name: (dtype, len(tail) + 1, tail) for name, (dtype, tail) in TENSORS.items()}
+    given = {name: (dtype, len(shape), tuple(shape[1:])) for name, (dtype, shape) in found.items()}
+    if given != expected:
+        raise ValueError(f"{path}: its tensors are {found!s:.200}; expected {', '.join(TENSORS)}")
+    shapes = {name: tuple(shape) for name, (_, shape) in found.items()}
+    _check_lengths(path, {name: shape[0] for name, shape in shapes.items()})
+    return shapes, metadata
+
+
+def _check_lengths(path: str, lengths: Mapping[str, int]) -> None:
+    if lengths["boxes"] != lengths["scores"]:
+        raise ValueError(f"{path}: {lengths['boxes']} boxes but {lengths['scores']} scores")
+    n = lengths["id_rows"]
+    if (lengths["id_hashes"], lengths["id_offsets"], lengths["offsets"]) != (n, n + 1, n + 1):
+        raise ValueError(f"{path}: the tables of images and ids differ in length: {dict(lengths)}")
+
+
+def _views(content: mmap.mmap, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    arrays, begin = {}, 8 + struct.unpack("<Q", content[:8])[0]
+    for name, shape in shapes.items():
+        dtype = DTYPES[TENSORS[name][0]]
+        arrays[name] = np.frombuffer(content, dtype, math.prod(shape), begin).reshape(shape)
+        begin += arrays[name].nbytes
+    return arrays
+
+
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def _reopen(path: str, state: tuple[int, int]) -> Proposals:
+    """What a pickle holds: the same file, in another process."""
+    if _state(os.stat(path)) != state:
+        raise ValueError(f"{path} has changed since it was opened")
+    return read_store(path)

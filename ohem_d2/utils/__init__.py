@@ -1,0 +1,1 @@
+"""What several rooms share: wording of messages, files written whole, headers of images, checkpoints."""
