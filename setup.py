@@ -51,7 +51,9 @@ setup(
             "h5py",  # MATLAB 7.3 files
             "ijson",  # COCO results as a stream
         ],
-        "caffe": ["protobuf>=4.22"],  # tools/convert_weights.py reads .caffemodel with it; from there GetMessageClass
+        "caffe": [
+            "protobuf>=4.22"
+        ],  # tools/convert_weights.py reads .caffemodel with it; from there GetMessageClass
         "test": TEST,
         "dev": TEST,
     },

@@ -7,6 +7,7 @@
 
 A config that ends in .py is a LazyConfig; its weights are train.init_checkpoint.
 """
+
 import logging
 import sys
 

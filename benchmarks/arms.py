@@ -1,8 +1,9 @@
 """The models, arms and synthetic inputs of the training-step benchmark."""
+
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
 
 import torch
 from detectron2 import model_zoo
@@ -20,12 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 @dataclass(frozen=True)
 class Model:
     config: str  # file of this project, or of Detectron2's model zoo
-    size: Tuple[int, int]  # of the images, (H, W)
+    size: tuple[int, int]  # of the images, (H, W)
     budget: int  # b
     heads: str = "ROIHeads"
 
 
-MODELS: Dict[str, Model] = {
+MODELS: dict[str, Model] = {
     "vgg16": Model("configs/Base-FastRCNN-VGG16.yaml", (600, 1000), 64),
     "r50-fpn": Model("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", (800, 1333), 512),
     "r50-c4": Model("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml", (800, 1333), 512, "Res5ROIHeads"),
@@ -36,9 +37,11 @@ MODELS: Dict[str, Model] = {
 class _FixedRatioMixin(ohem_d2.OHEMMixin):
     """mmdetection's method: per image, the foreground and the background of highest classification loss, one in four."""
 
-    def _mine(self, losses, candidates) -> List[torch.Tensor]:
+    def _mine(self, losses, candidates) -> list[torch.Tensor]:
         chosen = []
-        for of_image, classes in zip(losses.split([len(c) for c in candidates]), [c.gt_classes for c in candidates]):
+        for of_image, classes in zip(
+            losses.split([len(c) for c in candidates]), [c.gt_classes for c in candidates]
+        ):
             foreground = (classes < self.num_classes).nonzero().squeeze(1)
             background = (classes == self.num_classes).nonzero().squeeze(1)
             num_fg = min(len(foreground), self.batch_size_per_image // 4)
@@ -82,7 +85,7 @@ def _all_rois(cfg, heads: str) -> None:
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION = 10**6, 1.0
 
 
-ARMS: Dict[str, Callable] = {
+ARMS: dict[str, Callable] = {
     "standard": _standard,
     "ohem": _mined(),
     "ohem float32": _mined(READONLY_DTYPE="float32"),
@@ -97,7 +100,9 @@ class Arm:
 
     def __init__(self, model, amp: bool):
         self.model, self.amp = model, amp
-        self.optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-5, momentum=0.9)
+        self.optimizer = torch.optim.SGD(
+            [p for p in model.parameters() if p.requires_grad], lr=1e-5, momentum=0.9
+        )
         self.scaler = torch.amp.GradScaler("cuda", enabled=amp and model.device.type == "cuda")
 
     def step(self, batch) -> Callable[[], None]:
@@ -132,7 +137,9 @@ def build_arm(name: str, args) -> Arm:
     cfg = arm_cfg(name, args)
     torch.manual_seed(0)
     built = build_model(cfg).train()
-    if built.proposal_generator is not None:  # the RPN does its work, and the given proposals take the place of its own
+    if (
+        built.proposal_generator is not None
+    ):  # the RPN does its work, and the given proposals take the place of its own
         predict = built.proposal_generator.predict_proposals
         built.proposal_generator.predict_proposals = lambda *a, **k: (predict(*a, **k), built.given)[1]
     return Arm(built, args.precision == "amp")
@@ -146,9 +153,13 @@ def make_batch(args):
     for _ in range(args.images):
         objects = _boxes(8, height, width, generator)
         near = objects.repeat(args.proposals // 32 + 1, 1)[: args.proposals // 4]
-        near = near + (torch.rand(near.shape, generator=generator) - 0.5) * 0.4 * (near[:, 2:] - near[:, :2]).repeat(1, 2)
+        near = near + (torch.rand(near.shape, generator=generator) - 0.5) * 0.4 * (
+            near[:, 2:] - near[:, :2]
+        ).repeat(1, 2)
         boxes = torch.cat([near, _boxes(args.proposals - len(near), height, width, generator)])
-        proposals = Instances((height, width), proposal_boxes=Boxes(boxes), objectness_logits=torch.zeros(len(boxes)))
+        proposals = Instances(
+            (height, width), proposal_boxes=Boxes(boxes), objectness_logits=torch.zeros(len(boxes))
+        )
         proposals.proposal_boxes.clip((height, width))
         truth = Instances((height, width), gt_boxes=Boxes(objects), gt_classes=torch.arange(8) % args.classes)
         image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
@@ -166,7 +177,9 @@ def _boxes(number: int, height: int, width: int, generator) -> torch.Tensor:
 
 def get_parser(description: str) -> argparse.ArgumentParser:
     """The options that `build_arm` and `make_batch` read, and those of a measurement."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=list(MODELS), default="small")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "tf32", "amp"], default="fp32")

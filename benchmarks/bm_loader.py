@@ -6,11 +6,13 @@
 JPEGs of the size of VOC's are drawn, read, resized and flipped as in training; so are their proposals, which
 Detectron2 reads from a pickle and we from a store. The loaders take turns in one process.
 """
+
 import argparse
 import pickle
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import numpy as np
 from detectron2.config import get_cfg
@@ -45,7 +47,7 @@ def main() -> None:
     print(table(results, args))
 
 
-def measure(dataset, num_boxes: int, folder: Path, args) -> Dict[int, Dict[str, Dict]]:
+def measure(dataset, num_boxes: int, folder: Path, args) -> dict[int, dict[str, dict]]:
     """Number of workers -> loader -> its figures."""
     store, pickled = draw_proposals(dataset, num_boxes, folder)
     sources = {
@@ -63,7 +65,7 @@ def measure(dataset, num_boxes: int, folder: Path, args) -> Dict[int, Dict[str, 
     return results
 
 
-def draw_images(number: int, folder: Path) -> List[Dict[str, Any]]:
+def draw_images(number: int, folder: Path) -> list[dict[str, Any]]:
     """Dataset dicts of JPEGs of smooth noise, with one object each."""
     rng, dataset = np.random.default_rng(0), []
     for i in range(number):

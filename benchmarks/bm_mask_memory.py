@@ -6,6 +6,7 @@
 Arms, each in a process of its own: ``standard`` (Detectron2's sampler), ``ohem``, and ``all``: what it takes to
 attach the masks to every candidate before the selection.
 """
+
 import argparse
 import multiprocessing
 import resource
@@ -43,7 +44,9 @@ def make_image(num_objects: int, num_proposals: int, height: int, width: int):
     targets = Instances((height, width), gt_boxes=Boxes(objects), gt_classes=torch.arange(num_objects) % 80)
     targets.gt_masks = BitMasks(torch.ones(num_objects, height, width, dtype=torch.bool))
     near = objects.repeat(num_proposals // num_objects + 1, 1)[:num_proposals]
-    proposals = Instances((height, width), proposal_boxes=Boxes(near + torch.rand(near.shape, generator=generator) * 16))
+    proposals = Instances(
+        (height, width), proposal_boxes=Boxes(near + torch.rand(near.shape, generator=generator) * 16)
+    )
     proposals.objectness_logits = torch.zeros(num_proposals)
     return {"res4": torch.randn(1, 8, height // 16, width // 16)}, [proposals], [targets]
 
@@ -60,8 +63,16 @@ def measure(arm: str, args: argparse.Namespace, result) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("objects", 100), ("proposals", 2000), ("selected", 512), ("height", 800), ("width", 1333)):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, default in (
+        ("objects", 100),
+        ("proposals", 2000),
+        ("selected", 512),
+        ("height", 800),
+        ("width", 1333),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()

@@ -7,11 +7,12 @@ Mining alone is all from the proposals to the hard ones: labels, read-only pass,
 read-only pass is its multiply-adds over the rate of a large matrix product, measured in the same run. Proposals are
 drawn, or those of a file, of its first images that have enough, scaled to the size of the model's images.
 """
+
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict
 from unittest import mock
 
 import torch
@@ -30,10 +31,13 @@ COLUMNS = ("ms", "ratio", "memory MiB", "ATen calls", "syncs")
 # A step undone, or done in another way: the functions that take the place of ours, and config keys. What is the
 # default on a device anyway changes nothing.
 CANDIDATES, SUPPRESSION = "ohem_d2.modeling.candidates.", "ohem_d2.mining.suppression."
-UNDONE: Dict[str, tuple] = {
+UNDONE: dict[str, tuple] = {
     "as it is": ({}, {}),
     "Detectron2's matcher": ({CANDIDATES + "_labels": lambda matcher, ious, best: matcher(ious)[1]}, {}),
-    "Detectron2's pooler": ({CANDIDATES + "pool_rois": lambda p, features, boxes, share: (p(features, boxes), None)}, {}),
+    "Detectron2's pooler": (
+        {CANDIDATES + "pool_rois": lambda p, features, boxes, share: (p(features, boxes), None)},
+        {},
+    ),
     "NMS of all images at once": ({SUPPRESSION + "_group_by_group": suppression._all_at_once}, {}),
     "NMS image by image": ({SUPPRESSION + "_all_at_once": suppression._group_by_group}, {}),
     "float32": ({}, {"readonly_dtype": "float32"}),
@@ -58,7 +62,7 @@ def main() -> None:
     print(table(results, args))
 
 
-def measure(args) -> Dict:
+def measure(args) -> dict:
     batch = make_batch(args)
     if args.proposal_file:
         replace_proposals(batch, args)
@@ -80,7 +84,9 @@ def replace_proposals(batch, args) -> None:
     proposals = read_proposals(args.proposal_file)
     ids = [image_id for image_id in proposals if proposals.count(image_id) >= args.proposals][: len(batch)]
     if len(ids) < len(batch):
-        raise ValueError(f"{args.proposal_file}: {len(ids)} images have {args.proposals} boxes, {len(batch)} are needed")
+        raise ValueError(
+            f"{args.proposal_file}: {len(ids)} images have {args.proposals} boxes, {len(batch)} are needed"
+        )
     for x, image_id in zip(batch, ids):
         boxes = torch.from_numpy(proposals[image_id][0][: args.proposals].copy()).to(args.device)
         extent = boxes[:, 2:].amax(dim=0)
@@ -88,7 +94,9 @@ def replace_proposals(batch, args) -> None:
         x["proposals"].proposal_boxes = Boxes(boxes)
 
 
-def mining(heads, features, batch, autocast, functions: Dict[str, Callable], options: Dict) -> Callable[[], None]:
+def mining(
+    heads, features, batch, autocast, functions: dict[str, Callable], options: dict
+) -> Callable[[], None]:
     proposals, targets = [x["proposals"] for x in batch], [x["instances"] for x in batch]
     ohem = replace(heads.ohem, **options)
 
@@ -104,7 +112,7 @@ def mining(heads, features, batch, autocast, functions: Dict[str, Callable], opt
     return run
 
 
-def selection(args) -> Dict:
+def selection(args) -> dict:
     """From the losses to the indices, on the device, for all RoIs of the batch."""
     boxes = torch.cat([x["proposals"].proposal_boxes.tensor for x in make_batch(args)])
     image_ids = torch.arange(args.images, device=args.device).repeat_interleave(args.proposals)
@@ -117,7 +125,7 @@ def selection(args) -> Dict:
     return {**times, **count_operations(run, args.device)}
 
 
-def floor(run: Callable, args) -> Dict:
+def floor(run: Callable, args) -> dict:
     """Multiply-adds of the pass as it is, twice each, over the measured rate of a matrix product."""
     with FlopCounterMode(display=False) as counter:
         run()
@@ -127,17 +135,23 @@ def floor(run: Callable, args) -> Dict:
         a = torch.randn(side, side, device=args.device, dtype=dtype)
         ms = time_in_turns({"product": lambda: a @ a}, args.device, 10, 2)["product"]["ms"]
         rates[str(dtype).removeprefix("torch.")] = 2 * side**3 / ms / 1e6
-    return {"GFLOP": flops / 1e9, "GFLOP/s": rates, "ms": {name: flops / 1e6 / rate for name, rate in rates.items()}}
+    return {
+        "GFLOP": flops / 1e9,
+        "GFLOP/s": rates,
+        "ms": {name: flops / 1e6 / rate for name, rate in rates.items()},
+    }
 
 
-def table(results: Dict, args) -> str:
+def table(results: dict, args) -> str:
     lines = ["| mining | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, of_step in results["steps"].items():
         cells = [f"{of_step[c]:.{2 if c in ('ms', 'ratio') else 0}f}" for c in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     chosen, bound = results["selection"], results["floor"]
     floors = ", ".join(f"{ms:.1f} ms in {name}" for name, ms in bound["ms"].items())
-    lines.append(f"\nSelection alone: {chosen['ms']:.2f} ms, {chosen['syncs']} syncs. Read-only pass: {bound['GFLOP']:.1f} GFLOP, floor {floors}.")
+    lines.append(
+        f"\nSelection alone: {chosen['ms']:.2f} ms, {chosen['syncs']} syncs. Read-only pass: {bound['GFLOP']:.1f} GFLOP, floor {floors}."
+    )
     height, width = args.size or MODELS[args.model].size
     lines.append(f"{args.model}, {args.images} images of {height} x {width}, {args.proposals} proposals each"
                  f"{' of a file' if args.proposal_file else ''}, {args.device}; median of {args.repeats}, ms.")  # fmt: skip

@@ -1,6 +1,5 @@
 #!/usr/bin/env python
-"""
-The proposal store beside Detectron2's own loader, in one run: opening, random reads, first batch, conversion.
+"""The proposal store beside Detectron2's own loader, in one run: opening, random reads, first batch, conversion.
 
     python benchmarks/bm_proposals.py --images 20000 --boxes 1000 --output benchmarks/results/proposals.json
 
@@ -18,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def drawn_dataset(images: int, folder: Path) -> list[dict[str, Any]]:
     return [{**plain, "image_id": f"{i:012}"} for i in range(images)]
 
 
-def memory(kind: str, pids: Optional[list[int]] = None) -> float:
+def memory(kind: str, pids: list[int] | None = None) -> float:
     """MB of the pages of a kind ("Private_" or "Pss_Anon") of this or other processes."""
     total = 0
     for pid in pids or [os.getpid()]:

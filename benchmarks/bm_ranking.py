@@ -9,16 +9,17 @@ share of float32's RoIs that the precision selects too ("count"), and the float3
 that of float32's ("mass"); mean and worst image. A batch whose losses overflow is recomputed in float32, as
 in training.
 """
+
 import argparse
 import logging
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Tuple
 from unittest import mock
 
 import torch
@@ -36,7 +37,7 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 MIN_COUNT, MIN_MASS = 0.98, 0.999
 
 
-def named_path(text: str) -> Tuple[str, str]:
+def named_path(text: str) -> tuple[str, str]:
     name, _, path = text.partition("=")
     if not path or not Path(path).is_file():
         raise argparse.ArgumentTypeError(f"{text!r}; valid: NAME=PATH of an existing checkpoint")
@@ -71,13 +72,13 @@ def make_cfg(args, folder: str):
     return load_config(args.config_file, [*args.opts, *fixed, "OUTPUT_DIR", folder])
 
 
-def measure(cfg, args) -> Dict[str, Dict[str, Dict]]:
+def measure(cfg, args) -> dict[str, dict[str, dict]]:
     seed_all_rng(max(cfg.SEED, 0))
     batches = list(islice(build_train_loader(cfg), -(-args.images // cfg.SOLVER.IMS_PER_BATCH)))
     return {name: compare(model.train(), batches) for name, model in models(cfg, args)}
 
 
-def models(cfg, args) -> Iterator[Tuple[str, nn.Module]]:
+def models(cfg, args) -> Iterator[tuple[str, nn.Module]]:
     trainer = OHEMTrainer(cfg)
     trainer.resume_or_load(resume=False)
     yield "untrained", trainer.model
@@ -92,7 +93,7 @@ def models(cfg, args) -> Iterator[Tuple[str, nn.Module]]:
 
 
 @torch.no_grad()
-def compare(model: nn.Module, batches: List) -> Dict[str, Dict]:
+def compare(model: nn.Module, batches: list) -> dict[str, dict]:
     """Train a step without a gradient on each batch, and let the heads mine in every precision."""
     heads, losses_in = model.roi_heads, model.roi_heads._candidate_losses
     records = {name: {"count": [], "mass": [], "ms": [], "recomputed batches": 0} for name in PRECISIONS}
@@ -119,7 +120,7 @@ def compare(model: nn.Module, batches: List) -> Dict[str, Dict]:
     return {name: summary(record) for name, record in records.items()}
 
 
-def timed(losses_in: Callable, *args) -> Tuple[Tensor, float]:
+def timed(losses_in: Callable, *args) -> tuple[Tensor, float]:
     """Its result and the milliseconds that it took."""
     synchronize(args[0][0].proposal_boxes.device.type)
     start = time.perf_counter()
@@ -128,7 +129,7 @@ def timed(losses_in: Callable, *args) -> Tuple[Tensor, float]:
     return losses, 1000 * (time.perf_counter() - start)
 
 
-def overlap(rows: Tensor, reference: Tensor, losses: Tensor) -> Tuple[float, float]:
+def overlap(rows: Tensor, reference: Tensor, losses: Tensor) -> tuple[float, float]:
     """Share of the `reference` rows that are among `rows`, and the sum of `losses` of `rows` over its own."""
     if not len(reference):
         return 1.0, 1.0
@@ -137,17 +138,17 @@ def overlap(rows: Tensor, reference: Tensor, losses: Tensor) -> Tuple[float, flo
     return torch.isin(reference, rows).double().mean().item(), mass.item()
 
 
-def summary(record) -> Dict:
+def summary(record) -> dict:
     result = {"images": len(record["count"]), "recomputed batches": record["recomputed batches"]}
     for key in ("count", "mass"):
         result.update({key: statistics.mean(record[key]), f"worst {key}": min(record[key])})
     return {**result, "ms": statistics.median(record["ms"])}
 
 
-def right_precisions(results) -> List[str]:
+def right_precisions(results) -> list[str]:
     """Those that select what float32 selects, on every model."""
 
-    def is_right(r: Dict) -> bool:
+    def is_right(r: dict) -> bool:
         return r["count"] >= MIN_COUNT and r["mass"] >= MIN_MASS
 
     return [name for name in PRECISIONS if all(is_right(of_model[name]) for of_model in results.values())]

@@ -6,10 +6,10 @@
 One quantity at a time is swept, the others stay as given. "mining MiB" is the peak of what mining alone
 takes, above what the iteration holds then. The slope is that of the least-squares line through a sweep.
 """
+
 import argparse
 import statistics
 import sys
-from typing import Dict, Optional
 from unittest import mock
 
 from arms import MODELS, build_arm, get_parser, make_batch, set_precision
@@ -44,7 +44,7 @@ def read_sweep(words, parser: argparse.ArgumentParser):
     return name, sorted({int(v) for v in values}) or SWEEPS[name]
 
 
-def sweep(name: str, values, args) -> Dict:
+def sweep(name: str, values, args) -> dict:
     points = {}
     for value in values:
         print(f"{name} {value}", file=sys.stderr)
@@ -53,14 +53,14 @@ def sweep(name: str, values, args) -> Dict:
     return {"points": points, "slopes": slopes, "unit": UNITS[name]}
 
 
-def slope(name: str, points: Dict[int, Dict], arm: str, column: str) -> Optional[float]:
+def slope(name: str, points: dict[int, dict], arm: str, column: str) -> float | None:
     """Per unit of what is swept; None of a single point."""
     if len(points) < 2:
         return None
     return UNITS[name] * statistics.linear_regression(points, [p[arm][column] for p in points.values()]).slope
 
 
-def measure(args) -> Dict[str, Dict]:
+def measure(args) -> dict[str, dict]:
     batch = make_batch(args)
     steps = {name: build_arm(name, args).step(batch) for name in ARMS}
     results = time_in_turns(steps, args.device, args.repeats, args.warmup)

@@ -7,8 +7,9 @@ On synthetic images, proposals and weights; all arms are built in one process an
 image to the detections, "head" the same without backbone and RPN. The scales are the paper's (480, 576, 688, 864, 1000,
 long side at most 1000), taken relative to 600. Works on CPU (``--model small``) as on CUDA.
 """
+
 import copy
-from typing import Callable, Dict
+from collections.abc import Callable
 
 import torch
 from arms import MODELS, arm_cfg, build_arm, get_parser, make_batch, set_precision
@@ -35,7 +36,7 @@ def main() -> None:
     print(table(results, args))
 
 
-def measure(args) -> Dict:
+def measure(args) -> dict:
     batch, model = make_batch(args), build_arm("standard", args).model.eval()
     model.given = [x["proposals"] for x in batch]
     spread_scores(model, batch)
@@ -95,7 +96,11 @@ def without_backbone(model: nn.Module) -> nn.Module:
 def table(results, args) -> str:
     lines = ["| arm | whole, ms | ratio | head, ms | ratio | detections |", "|---|---|---|---|---|---|"]
     for arm in ARMS:
-        cells = [f"{results[part][arm][key]:{form}}" for part in ("whole", "head") for key, form in (("ms", ".1f"), ("ratio", ".2f"))]
+        cells = [
+            f"{results[part][arm][key]:{form}}"
+            for part in ("whole", "head")
+            for key, form in (("ms", ".1f"), ("ratio", ".2f"))
+        ]
         lines.append(f"| {arm} | {' | '.join(cells)} | {results['detections'][arm]} |")
     height, width = args.size or MODELS[args.model].size
     lines.append(f"\n{args.model}, {args.images} image(s) of {height} x {width}, {args.proposals} proposals each, {args.classes} classes, "

@@ -6,6 +6,7 @@
 All arms are built in one process and take turns; every figure is given as a ratio to the arm ``standard`` too.
 Works on CPU (``--model small``) as on CUDA.
 """
+
 from arms import ARMS, MODELS, build_arm, get_parser, make_batch, set_precision
 from measure import count_operations, peak_memory, stage_times, time_in_turns, write_report
 
@@ -15,7 +16,9 @@ COLUMNS = ("ms", "ratio", "spread", "memory MiB", "memory ratio", "GFLOP", "ATen
 def main() -> None:
     parser = get_parser(__doc__)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--count", action="store_true", help="count operations alone, in one iteration of each arm")
+    parser.add_argument(
+        "--count", action="store_true", help="count operations alone, in one iteration of each arm"
+    )
     args = parser.parse_args()
     set_precision(args.precision)
     batch = make_batch(args)
@@ -44,7 +47,9 @@ def table(results, args) -> str:
     lines = ["| arm | " + " | ".join(columns) + " | stages |", "|---" * (len(columns) + 2) + "|"]
     for name, of_arm in results.items():
         stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in of_arm.get("stages_ms", {}).items())
-        lines.append(f"| {name} | {' | '.join(_cell(column, of_arm.get(column)) for column in columns)} | {stages} |")
+        lines.append(
+            f"| {name} | {' | '.join(_cell(column, of_arm.get(column)) for column in columns)} | {stages} |"
+        )
     height, width = args.size or MODELS[args.model].size
     lines.append(f"\n{args.model}, {args.images} images of {height} x {width}, {args.proposals} proposals each, "
                  f"{args.precision}, {args.device}{'' if args.count else f'; median of {args.repeats}, ms'}.")  # fmt: skip

@@ -1,4 +1,5 @@
 """Time, memory, operations and host syncs of a training iteration."""
+
 import json
 import os
 import platform
@@ -8,9 +9,10 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any
 from unittest import mock
 
 import detectron2
@@ -42,7 +44,9 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def time_in_turns(steps: Dict[str, Callable], device: str, repeats: int, warmup: int) -> Dict[str, Dict[str, Any]]:
+def time_in_turns(
+    steps: dict[str, Callable], device: str, repeats: int, warmup: int
+) -> dict[str, dict[str, Any]]:
     """Milliseconds of each step, by CUDA events on a GPU; the steps take turns, so that a drift hits all alike.
 
     Returns:
@@ -51,7 +55,7 @@ def time_in_turns(steps: Dict[str, Callable], device: str, repeats: int, warmup:
     for _ in range(warmup):
         for step in steps.values():
             step()
-    times: Dict[str, List[float]] = {name: [] for name in steps}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
             times[name].append(_milliseconds(step, device))
@@ -72,12 +76,12 @@ def _milliseconds(step: Callable, device: str) -> float:
     return begin.elapsed_time(end)
 
 
-def _spread(values: List[float]) -> List[float]:
+def _spread(values: list[float]) -> list[float]:
     ordered = sorted(values)
     return [ordered[int(q * (len(ordered) - 1))] for q in (0.1, 0.9)]
 
 
-def peak_memory(step: Callable, device: str) -> Dict[str, Any]:
+def peak_memory(step: Callable, device: str) -> dict[str, Any]:
     """MiB above what lies on the device between two iterations: the peak of one iteration.
 
     On CUDA as the allocator counts, and ``reserved MiB``; on CPU by PyTorch's profiler.
@@ -96,7 +100,9 @@ def peak_memory(step: Callable, device: str) -> Dict[str, Any]:
 
 def peak_cpu_bytes(run: Callable) -> int:
     """Peak of the bytes that PyTorch's CPU allocator holds during `run`, above those before it."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         run()
     peak = now = 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
@@ -119,8 +125,12 @@ class OperationCounter(TorchDispatchMode):
 
     def __enter__(self):
         self._patches = ExitStack()
-        self._patches.enter_context(mock.patch.object(torch.Tensor, "tolist", self._counted(torch.Tensor.tolist)))
-        self._patches.enter_context(mock.patch.object(suppression, "_group_by_group", suppression._all_at_once))
+        self._patches.enter_context(
+            mock.patch.object(torch.Tensor, "tolist", self._counted(torch.Tensor.tolist))
+        )
+        self._patches.enter_context(
+            mock.patch.object(suppression, "_group_by_group", suppression._all_at_once)
+        )
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -134,7 +144,9 @@ class OperationCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def _waits(self, name, args, kwargs) -> bool:
-        if name in _INDEXING and not (len(args) > 2 and args[2].numel() == 1):  # a scalar is filled in by the mask
+        if name in _INDEXING and not (
+            len(args) > 2 and args[2].numel() == 1
+        ):  # a scalar is filled in by the mask
             return any(index is not None and index.dtype == torch.bool for index in args[1])
         if name == "aten::lift_fresh":  # a tensor made of numbers, which the host copies to the device
             return args[0].dim() > 0
@@ -148,7 +160,7 @@ class OperationCounter(TorchDispatchMode):
         return counted
 
 
-def count_operations(step: Callable, device: str) -> Dict[str, float]:
+def count_operations(step: Callable, device: str) -> dict[str, float]:
     """``GFLOP``, ``ATen calls`` and host ``syncs`` of an iteration: on CUDA those that it reports, on CPU those that it would."""
     with FlopCounterMode(display=False) as flops, OperationCounter() as counter:
         step()
@@ -162,10 +174,14 @@ def count_operations(step: Callable, device: str) -> Dict[str, float]:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         syncs = sum("synchroniz" in str(w.message) for w in caught)
-    return {"GFLOP": flops.get_total_flops() / 1e9, "ATen calls": sum(counter.counts.values()), "syncs": syncs}
+    return {
+        "GFLOP": flops.get_total_flops() / 1e9,
+        "ATen calls": sum(counter.counts.values()),
+        "syncs": syncs,
+    }
 
 
-def stage_times(step: Callable, device: str, repeats: int = 5) -> Dict[str, float]:
+def stage_times(step: Callable, device: str, repeats: int = 5) -> dict[str, float]:
     """Mean milliseconds of the stages of mining, each with a wait before and after, so for the shares alone."""
     spent: Counter = Counter()
     with ExitStack() as stack:
@@ -192,7 +208,7 @@ def _timed(module: str, name: str, stage: str, spent: Counter, device: str):
         yield
 
 
-def environment() -> Dict[str, str]:
+def environment() -> dict[str, str]:
     """Hardware and versions, for a results file."""
     info = Path("/proc/cpuinfo")
     cpus = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
@@ -207,7 +223,7 @@ def environment() -> Dict[str, str]:
     }
 
 
-def write_report(results: Dict[str, Any], file: Optional[Path]) -> None:
+def write_report(results: dict[str, Any], file: Path | None) -> None:
     """Write `results` with command, hardware and versions as JSON; None: nowhere."""
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)

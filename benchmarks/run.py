@@ -6,32 +6,32 @@
 With a GPU: the models of the paper and of today at full size, minutes each. Without one: a small model. A benchmark
 that fails is named in the end and stops no other; one whose JSON is there already is not run again.
 """
+
 import argparse
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, List
 
 import torch
 
 FOLDER = Path(__file__).resolve().parent
 
 # With and without a GPU. The ranking takes the data set that `python datasets/prepare_demo.py` draws.
-EVERYWHERE: Dict[str, str] = {
+EVERYWHERE: dict[str, str] = {
     "ranking_demo": "bm_ranking.py --config-file configs/demo/ohem.yaml",
     "loader": "bm_loader.py",
     "proposals": "bm_proposals.py --images 5000",
     "mask_memory": "bm_mask_memory.py",
 }
-CPU: Dict[str, str] = {
+CPU: dict[str, str] = {
     "train_step_small": "bm_train_step.py --model small",
     "mining_small": "bm_mining.py --model small",
     "testing_small": "bm_testing.py --model small --repeats 10",
     "scale_small": "bm_scale.py --model small --size 120 160 --repeats 5 --warmup 1",
     **EVERYWHERE,
 }
-GPU: Dict[str, str] = {
+GPU: dict[str, str] = {
     **{f"train_step_{model.replace('-', '_')}_{precision}": f"bm_train_step.py --model {model} --precision {precision}"
        for model in ("vgg16", "r50-fpn", "r50-c4") for precision in ("fp32", "tf32", "amp")},
     **{f"mining_{model.replace('-', '_')}": f"bm_mining.py --model {model}" for model in ("vgg16", "r50-fpn", "r50-c4")},
@@ -44,9 +44,13 @@ GPU: Dict[str, str] = {
 
 def main() -> None:
     benchmarks = GPU if torch.cuda.is_available() else CPU
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, help="folder of the results")
-    parser.add_argument("--only", nargs="+", choices=list(benchmarks), default=list(benchmarks), metavar="NAME")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(benchmarks), default=list(benchmarks), metavar="NAME"
+    )
     parser.add_argument("--list", action="store_true", help="print what would run")
     args = parser.parse_args()
     if args.list:
@@ -60,7 +64,7 @@ def main() -> None:
         sys.exit(f"run.py: failed: {', '.join(failed)}; see {args.output}/NAME.log")
 
 
-def run(name: str, command: List[str], output: Path) -> bool:
+def run(name: str, command: list[str], output: Path) -> bool:
     """Whether the benchmark left its results; its table goes to NAME.md."""
     result = output / f"{name}.json"
     if result.exists():

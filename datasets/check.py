@@ -1,6 +1,5 @@
 #!/usr/bin/env python
-"""
-Check data sets as they lie on the disk, and list every problem with its file.
+"""Check data sets as they lie on the disk, and list every problem with its file.
 
     python datasets/check.py voc_2007_trainval voc_2007_test coco_2014_train
     python datasets/check.py cells_train --catalog cells.yaml
@@ -11,14 +10,13 @@ boxes) and proposals. The exit status is 1 if anything is wrong.
 
 import argparse
 import sys
-from typing import Optional
 
 import ohem_d2  # noqa: F401 (registers the data sets)
 from ohem_d2.data import register_catalog
 from ohem_d2.data.checking import check_dataset
 
 
-def main(argv: Optional[list[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

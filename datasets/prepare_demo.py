@@ -1,6 +1,5 @@
 #!/usr/bin/env python
-"""
-Draw the demo's data set in VOC layout and search it for proposals.
+"""Draw the demo's data set in VOC layout and search it for proposals.
 
     python datasets/prepare_demo.py --output datasets/demo
 
@@ -15,7 +14,6 @@ import shutil
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Optional
 
 import cv2
 import numpy as np
@@ -44,7 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def prepare_demo(
-    output: Path, seed: int, num_images: dict[str, int], workers: Optional[int], overwrite: bool
+    output: Path, seed: int, num_images: dict[str, int], workers: int | None, overwrite: bool
 ) -> None:
     """Make the data set beside ``output`` and move it there when complete, unless it is there already."""
     parameters = {"seed": seed, **num_images, "drawing": DRAWING_VERSION}
@@ -67,8 +65,7 @@ def prepare_demo(
 
 
 def is_ready(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
-    """
-    Whether ``output`` is the data set of these parameters.
+    """Whether ``output`` is the data set of these parameters.
 
     Raises:
         ValueError: it is something else that must not be replaced.
@@ -117,7 +114,7 @@ def add_numbers(parent: ET.Element, **numbers: int) -> None:
         ET.SubElement(parent, name).text = str(number)
 
 
-def search_splits(root: Path, splits: list[str], workers: Optional[int]) -> None:
+def search_splits(root: Path, splits: list[str], workers: int | None) -> None:
     """Write the proposals of each split."""
     records = {split: load_voc(root, split, CLASS_NAMES) for split in splits}
     proposals = generate_selective_search([record for split in splits for record in records[split]], workers)
@@ -139,7 +136,7 @@ def write_catalog(path: Path, splits: list[str]) -> None:
     path.write_text(yaml.safe_dump({"demo": entry}, sort_keys=False))
 
 
-def main(argv: Optional[list[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = get_parser()
     args = parser.parse_args(argv)
     if args.seed < 0 or min(args.train, args.test) < 1:

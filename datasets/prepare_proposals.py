@@ -1,6 +1,5 @@
 #!/usr/bin/env python
-"""
-Prepare object proposals in files that DATASETS.PROPOSAL_FILES_TRAIN and _TEST take.
+"""Prepare object proposals in files that DATASETS.PROPOSAL_FILES_TRAIN and _TEST take.
 
     python datasets/prepare_proposals.py convert SOURCE TARGET [--catalog FILE] [--dataset NAME [NAME ...]]
     python datasets/prepare_proposals.py export SOURCE TARGET
@@ -18,20 +17,26 @@ import logging
 import os
 import sys
 import tempfile
-from typing import Callable, Optional
+from collections.abc import Callable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ohem_d2.data import register_catalog
+from ohem_d2.engine import load_config
 from ohem_d2.proposals import read_proposals, summarize_proposals
-from ohem_d2.proposals.generation import ProposalMethod, Shard, generate_proposals, merge_proposals, unique_images
-from ohem_d2.proposals.inspection import format_inspections, inspect_proposals
-from ohem_d2.proposals.conversion import convert_proposals
 from ohem_d2.proposals.conventions import CONVENTIONS
+from ohem_d2.proposals.conversion import convert_proposals
 from ohem_d2.proposals.formats import FORMATS, write_detectron2
+from ohem_d2.proposals.generation import (
+    ProposalMethod,
+    Shard,
+    generate_proposals,
+    merge_proposals,
+    unique_images,
+)
+from ohem_d2.proposals.inspection import format_inspections, inspect_proposals
 from ohem_d2.proposals.rpn_proposals import RPNProposals
 from ohem_d2.proposals.selective_search import MODES, SelectiveSearch
-from ohem_d2.engine import load_config
 from ohem_d2.visualization import plot_inspections
 
 
@@ -62,9 +67,7 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_selective_search(generators) -> None:
-    parser = generators.add_parser(
-        "selective-search", help="Selective Search, by OpenCV's contrib build"
-    )
+    parser = generators.add_parser("selective-search", help="Selective Search, by OpenCV's contrib build")
     add_generate_arguments(parser)
     parser.add_argument("--mode", choices=MODES, default="fast", help="default: fast; quality: more boxes")
     parser.add_argument("--scale", type=float, default=1.0, help="resize images by it (default: 1)")
@@ -182,7 +185,7 @@ def run_convert(args: argparse.Namespace) -> None:
     print(f"written to {args.target}")
 
 
-def load_datasets(names: list[str], catalog: Optional[str]) -> list[dict]:
+def load_datasets(names: list[str], catalog: str | None) -> list[dict]:
     """The dataset dicts of registered data sets, one after the other."""
     if catalog:
         register_catalog(catalog)
@@ -205,7 +208,7 @@ def run_export(args: argparse.Namespace) -> None:
     print(f"written to {args.target}")
 
 
-def group_by_output(names: list[str], output: Optional[str] = None) -> dict[str, list[str]]:
+def group_by_output(names: list[str], output: str | None = None) -> dict[str, list[str]]:
     """Output file -> the data sets whose proposals it will hold."""
     outputs: dict[str, list[str]] = {}
     for name in names:
@@ -237,7 +240,7 @@ def check_output(path: str, overwrite: bool) -> None:
         raise OSError(f"cannot write to {folder}: {error.strerror}") from None
 
 
-def main(argv: Optional[list[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     try:

@@ -40,13 +40,13 @@ else:
     from .config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
     from .data.builtin import register_builtin
     from .modeling import (
+        OHEMRPN,
         OHEMCascadeROIHeads,
         OHEMMixin,
         OHEMRes5ROIHeads,
         OHEMRetinaNet,
         OHEMRetinaNetMixin,
         OHEMROIHeads,
-        OHEMRPN,
         OHEMRPNMixin,
         roi_losses,
     )

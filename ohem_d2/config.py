@@ -1,6 +1,7 @@
 """Every config key of ohem_d2, its meaning and its check."""
+
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Dict, Optional
+from typing import Any, ClassVar
 
 from detectron2.config import CfgNode as CN
 
@@ -23,7 +24,7 @@ class OHEMOptions:
 
     # None: on exactly where MODEL.ROI_HEADS.NAME names heads that mine. True: as None, and an error for heads
     # that cannot mine. False: such heads sample as their Detectron2 parents do.
-    enabled: Optional[bool] = None
+    enabled: bool | None = None
     # IoU in [0, 1] above which the RoI of lower loss is dropped as a duplicate; 1.0 drops none, and skips the step.
     nms_thresh: float = 0.7
     # False: any two RoIs of an image can be duplicates (the paper). True: only RoIs of the same label
@@ -76,7 +77,7 @@ class AnchorOHEMOptions:
 
     # None: on exactly where the model that the config names mines anchors. True: as None, and an error for
     # one that cannot. False: such a model trains as its Detectron2 parent does.
-    enabled: Optional[bool] = None
+    enabled: bool | None = None
     # Budget: the number of anchors of one image that are trained on, >= 1.
     batch_size_per_image: int = 256
     # IoU in [0, 1] above which the anchor of lower loss is dropped as a duplicate; 1.0 drops none, and skips
@@ -227,16 +228,20 @@ def check_keys(cfg: CN) -> None:
         KeyError: an unknown key under ``MODEL.OHEM``, the section missing, or ``MODEL.ROI_HEADS.OHEM``.
     """
     if "OHEM" in cfg.MODEL.ROI_HEADS:
-        raise KeyError("MODEL.ROI_HEADS.OHEM does nothing; set MODEL.ROI_HEADS.NAME to OHEMROIHeads, keys in MODEL.OHEM")
+        raise KeyError(
+            "MODEL.ROI_HEADS.OHEM does nothing; set MODEL.ROI_HEADS.NAME to OHEMROIHeads, keys in MODEL.OHEM"
+        )
     if "OHEM" not in cfg.MODEL:
-        raise KeyError("the config has no section MODEL.OHEM; call ohem_d2.add_ohem_config(cfg) before reading files into it")
+        raise KeyError(
+            "the config has no section MODEL.OHEM; call ohem_d2.add_ohem_config(cfg) before reading files into it"
+        )
     sections = {o.section: _defaults(o) for o in (OHEMRPNOptions, OHEMRetinaNetOptions)}
     _check_section("MODEL.OHEM", cfg.MODEL.OHEM, {**_defaults(OHEMOptions), **sections})
     for name, known in sections.items():
         _check_section(f"MODEL.OHEM.{name}", cfg.MODEL.OHEM[name], known)
 
 
-def _check_section(name: str, node: Any, known: Dict[str, Any]) -> None:
+def _check_section(name: str, node: Any, known: dict[str, Any]) -> None:
     if not isinstance(node, CN):
         raise KeyError(f"{name} is {node!r}; valid: a section with the keys {', '.join(known)}")
     unknown = sorted(set(node) - set(known))
@@ -249,7 +254,7 @@ def _read_section(options: type, node: Any) -> Any:
     return options(**{f.name: node[f.name.upper()] for f in fields(options)})
 
 
-def _defaults(options: type) -> Dict[str, Any]:
+def _defaults(options: type) -> dict[str, Any]:
     return {f.name.upper(): f.default for f in fields(options)}
 
 

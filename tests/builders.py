@@ -1,11 +1,13 @@
 """Tiny heads and inputs, built by hand."""
+
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_roi_heads
 from detectron2.structures import Boxes, Instances
-from ohem_d2 import add_ohem_config
 from torchvision.ops import box_iou
+
+from ohem_d2 import add_ohem_config
 
 SHAPES = {"p2": ShapeSpec(channels=8, stride=4), "p3": ShapeSpec(channels=8, stride=8)}
 
@@ -65,7 +67,10 @@ def random_boxes(num, size=64, seed=0):
 def make_inputs(num_images=2, num_proposals=40, num_objects=2, seed=0):
     """Features, proposals and targets of images of 64 x 64 pixels; proposals partly on the objects."""
     g = torch.Generator().manual_seed(seed)
-    features = {name: torch.randn(num_images, 8, 64 // s.stride, 64 // s.stride, generator=g) for name, s in SHAPES.items()}
+    features = {
+        name: torch.randn(num_images, 8, 64 // s.stride, 64 // s.stride, generator=g)
+        for name, s in SHAPES.items()
+    }
     proposals, targets = [], []
     for i in range(num_images):
         target = Instances((64, 64), gt_boxes=random_boxes(num_objects, seed=seed + 10 * i))
@@ -75,7 +80,9 @@ def make_inputs(num_images=2, num_proposals=40, num_objects=2, seed=0):
         if near:
             jitter = torch.rand(near, 4, generator=g) * 4 - 2
             boxes.tensor[:near] = target.gt_boxes.tensor.repeat(4, 1)[:near] + jitter
-        proposal = Instances((64, 64), proposal_boxes=boxes, objectness_logits=torch.rand(num_proposals, generator=g))
+        proposal = Instances(
+            (64, 64), proposal_boxes=boxes, objectness_logits=torch.rand(num_proposals, generator=g)
+        )
         proposals.append(proposal)
         targets.append(target)
     return features, proposals, targets

@@ -1,4 +1,5 @@
 """Fixtures of all tests: tiny data sets, the project's scripts, and guards for Detectron2's global state."""
+
 import importlib.util
 import os
 from pathlib import Path

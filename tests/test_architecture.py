@@ -1,4 +1,5 @@
 """The rooms of the package and who may know whom."""
+
 import ast
 from pathlib import Path
 
@@ -44,9 +45,14 @@ def test_imports_run_one_way(room):
 def test_mining_knows_torch_alone():
     for file in (PACKAGE / "mining").rglob("*.py"):
         for module in imported_modules(file):
-            assert module.split(".")[0] in {"torch", "torchvision", "contextlib", "dataclasses", "typing", "ohem_d2"}, (
-                f"{file} imports {module}"
-            )
+            assert module.split(".")[0] in {
+                "torch",
+                "torchvision",
+                "contextlib",
+                "dataclasses",
+                "typing",
+                "ohem_d2",
+            }, f"{file} imports {module}"
 
 
 def test_nothing_imports_a_script():

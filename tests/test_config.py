@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import get_cfg
+
 from ohem_d2 import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
 from ohem_d2.config import BoxVotingOptions, SoftNMSOptions
 from ohem_d2.engine import load_config
@@ -44,7 +45,11 @@ def test_every_key_is_read_and_explained(key):
     section, name = key.rsplit(".", 1)
     code = {f: text for f, text in source().items() if f.name != "config.py" or "engine" in str(f)}
     own = section in OPTIONS and name.lower() in {f.name for f in fields(OPTIONS[section])}
-    pattern = rf"(ohem|options|self|voting|soft_nms)\.{name.lower()}\b" if own else rf"\.{re.escape(key.split('.', 1)[1])}\b"
+    pattern = (
+        rf"(ohem|options|self|voting|soft_nms)\.{name.lower()}\b"
+        if own
+        else rf"\.{re.escape(key.split('.', 1)[1])}\b"
+    )
     assert any(re.search(pattern, text) for text in code.values()), f"nothing reads {key}"
     assert f"`{key}`" in (ROOT / "README.md").read_text(), f"README does not explain {key}"
 
@@ -52,7 +57,12 @@ def test_every_key_is_read_and_explained(key):
 def test_defaults_are_the_papers():
     options = OHEMOptions.from_config(cfg_with())
     assert options == OHEMOptions()
-    assert (options.nms_thresh, options.nms_per_class, options.budget, options.rank_by) == (0.7, False, "image", "cls+box")
+    assert (options.nms_thresh, options.nms_per_class, options.budget, options.rank_by) == (
+        0.7,
+        False,
+        "image",
+        "cls+box",
+    )
 
 
 def test_values_reach_the_options():
@@ -81,7 +91,9 @@ def test_a_value_out_of_range_is_named(key, value, message):
 @pytest.mark.parametrize("section, options", [("RPN", OHEMRPNOptions), ("RETINANET", OHEMRetinaNetOptions)])
 def test_the_keys_of_anchors_reach_their_own_options_alone(section, options):
     assert options.from_config(cfg_with()) == options(None, 256, 0.7, 6000)
-    cfg = cfg_with(f"MODEL.OHEM.{section}.BATCH_SIZE_PER_IMAGE", "64", f"MODEL.OHEM.{section}.ENABLED", "False")
+    cfg = cfg_with(
+        f"MODEL.OHEM.{section}.BATCH_SIZE_PER_IMAGE", "64", f"MODEL.OHEM.{section}.ENABLED", "False"
+    )
     assert options.from_config(cfg) == options(False, 64, 0.7, 6000)
     others = {OHEMOptions, OHEMRPNOptions, OHEMRetinaNetOptions} - {options}
     assert all(other.from_config(cfg) == other() for other in others)
@@ -104,7 +116,9 @@ def test_a_value_of_anchors_out_of_range_is_named(section, options, key, value, 
 def test_a_section_of_anchors_with_a_wrong_key_or_none_is_an_error():
     cfg = cfg_with()
     cfg.MODEL.OHEM.RPN.BUDGET = 64
-    with pytest.raises(KeyError, match="unknown key MODEL.OHEM.RPN.BUDGET; valid: ENABLED, BATCH_SIZE_PER_IMAGE"):
+    with pytest.raises(
+        KeyError, match="unknown key MODEL.OHEM.RPN.BUDGET; valid: ENABLED, BATCH_SIZE_PER_IMAGE"
+    ):
         OHEMOptions.from_config(cfg)
     cfg.MODEL.OHEM.RPN = True
     with pytest.raises(KeyError, match="MODEL.OHEM.RPN is True; valid: a section with the keys ENABLED"):
@@ -133,9 +147,18 @@ def test_a_config_without_the_section_says_what_to_call():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("MODEL: {OHEM: {NMS_TRESH: 0.5}}", r"bad.yaml: unknown key MODEL.OHEM.NMS_TRESH; valid: ENABLED, NMS_THRESH"),
-        ("MODEL: {OHEM: {RPN: {NMS: 0.5}}}", r"bad.yaml: unknown key MODEL.OHEM.RPN.NMS; valid: ENABLED, BATCH_SIZE"),
-        ("MODEL: {ROI_HEADS: {OHEM: True}}", r"bad.yaml: unknown key MODEL.ROI_HEADS.OHEM; .* set in MODEL.OHEM"),
+        (
+            "MODEL: {OHEM: {NMS_TRESH: 0.5}}",
+            r"bad.yaml: unknown key MODEL.OHEM.NMS_TRESH; valid: ENABLED, NMS_THRESH",
+        ),
+        (
+            "MODEL: {OHEM: {RPN: {NMS: 0.5}}}",
+            r"bad.yaml: unknown key MODEL.OHEM.RPN.NMS; valid: ENABLED, BATCH_SIZE",
+        ),
+        (
+            "MODEL: {ROI_HEADS: {OHEM: True}}",
+            r"bad.yaml: unknown key MODEL.ROI_HEADS.OHEM; .* set in MODEL.OHEM",
+        ),
     ],
 )
 def test_an_unknown_key_in_a_file_names_the_file_and_the_valid_ones(tmp_path, text, message):
@@ -151,8 +174,17 @@ def test_an_unknown_key_on_the_command_line_is_named(tmp_path):
 
 
 def test_heads_that_cannot_mine_are_named(tmp_path):
-    opts = ["MODEL.OHEM.ENABLED", "True", "MODEL.ROI_HEADS.NAME", "StandardROIHeads", "OUTPUT_DIR", str(tmp_path)]
-    with pytest.raises(ValueError, match="'StandardROIHeads', which cannot mine; valid: OHEMROIHeads, OHEMRes5ROIHeads"):
+    opts = [
+        "MODEL.OHEM.ENABLED",
+        "True",
+        "MODEL.ROI_HEADS.NAME",
+        "StandardROIHeads",
+        "OUTPUT_DIR",
+        str(tmp_path),
+    ]
+    with pytest.raises(
+        ValueError, match="'StandardROIHeads', which cannot mine; valid: OHEMROIHeads, OHEMRes5ROIHeads"
+    ):
         load_config("", opts)
 
 
@@ -160,7 +192,10 @@ def test_heads_that_cannot_mine_are_named(tmp_path):
     "section, message",
     [
         ("RPN", "MODEL.PROPOSAL_GENERATOR.NAME is 'RPN', which cannot mine; valid: OHEMRPN$"),
-        ("RETINANET", "MODEL.META_ARCHITECTURE is 'GeneralizedRCNN', which cannot mine; valid: OHEMRetinaNet$"),
+        (
+            "RETINANET",
+            "MODEL.META_ARCHITECTURE is 'GeneralizedRCNN', which cannot mine; valid: OHEMRetinaNet$",
+        ),
     ],
 )
 def test_a_model_that_cannot_mine_anchors_is_named(tmp_path, section, message):

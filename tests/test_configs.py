@@ -1,4 +1,5 @@
 """The config files: what each one changes, and that it runs."""
+
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils.events import get_event_storage
+
 from ohem_d2 import add_ohem_config
 from ohem_d2.engine import load_config
 from ohem_d2.evaluation import build_test_model

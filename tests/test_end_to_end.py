@@ -1,4 +1,5 @@
 """The real scripts, as a user runs them, each in a process of its own."""
+
 import inspect
 import json
 import os
@@ -29,7 +30,18 @@ def run(cwd, script, *args):
 def folder(tmp_path_factory):
     """A working folder with a drawn data set and its proposals."""
     folder = tmp_path_factory.mktemp("user")
-    run(folder, "datasets/prepare_demo.py", "--output", "datasets/demo", "--train", 12, "--test", 6, "--workers", 1)
+    run(
+        folder,
+        "datasets/prepare_demo.py",
+        "--output",
+        "datasets/demo",
+        "--train",
+        12,
+        "--test",
+        6,
+        "--workers",
+        1,
+    )
     return folder
 
 
@@ -71,15 +83,24 @@ def test_propose_train_kill_resume_evaluate(folder):
 def test_a_seed_gives_the_same_training_again(folder):
     for output in ("seed0", "again", "seed1"):
         seed = 1 if output == "seed1" else 0
-        run(folder, "train_net.py", *train_args(output, "SEED", seed, "SOLVER.MAX_ITER", 3, "DATASETS.TEST", "()"))
-    losses = {output: [r.get("loss_cls") for r in metrics(folder, output)] for output in ("seed0", "again", "seed1")}
+        run(
+            folder,
+            "train_net.py",
+            *train_args(output, "SEED", seed, "SOLVER.MAX_ITER", 3, "DATASETS.TEST", "()"),
+        )
+    losses = {
+        output: [r.get("loss_cls") for r in metrics(folder, output)] for output in ("seed0", "again", "seed1")
+    }
     assert losses["seed0"] == losses["again"] != losses["seed1"]
 
 
 @pytest.mark.parametrize(
     "opts, message",
     [
-        (["MODEL.OHEM.NMS_THRESH", "2.0"], "ValueError: MODEL.OHEM.NMS_THRESH is 2.0; valid: a number in [0, 1]"),
+        (
+            ["MODEL.OHEM.NMS_THRESH", "2.0"],
+            "ValueError: MODEL.OHEM.NMS_THRESH is 2.0; valid: a number in [0, 1]",
+        ),
         (["MODEL.OHEM.NMS", "2.0"], "KeyError: command line: unknown key MODEL.OHEM.NMS; valid: ENABLED"),
         (["DATASETS.PROPOSAL_FILES_TRAIN", "('none.pkl',)"], "FileNotFoundError: "),
         (["OUTPUT_DIR", "/dev/null/out"], "OUTPUT_DIR /dev/null/out cannot be written"),
@@ -87,7 +108,11 @@ def test_a_seed_gives_the_same_training_again(folder):
 )
 def test_bad_input_is_one_line_before_anything_is_trained(folder, opts, message):
     done = subprocess.run(
-        command("train_net.py", *train_args("bad"), *opts), cwd=folder, capture_output=True, text=True, timeout=300
+        command("train_net.py", *train_args("bad"), *opts),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode != 0
     assert message in done.stderr.splitlines()[-1]
@@ -112,7 +137,10 @@ def test_arms_are_trained_once_and_compared(folder):
     rows = [line.split("|")[1].strip() for line in table.splitlines() if " | 2 | " in line]
     assert rows == ["heuristic plain", "heuristic +B", "ohem plain", "ohem +B"]
     voted = json.loads((folder / "arms" / "ohem" / "seed1" / "+B" / "result.json").read_text())
-    assert voted["test_settings"]["TEST.BOX_VOTING.ENABLED"] and voted["options"][-1] == "arms/ohem/seed1/model_final.pth"
+    assert (
+        voted["test_settings"]["TEST.BOX_VOTING.ENABLED"]
+        and voted["options"][-1] == "arms/ohem/seed1/model_final.pth"
+    )
 
     result = folder / "arms" / "ohem" / "seed1" / "result.json"
     result.write_text(result.read_text().replace('DETECTIONS_PER_IMAGE": 100', 'DETECTIONS_PER_IMAGE": 2000'))
@@ -169,10 +197,17 @@ def test_the_networks_of_the_paper_train_on_real_images_and_are_evaluated(folder
 
 
 @pytest.mark.skipif(
-    "is_cuda" not in inspect.getsource(create_ddp_model), reason="this Detectron2 cannot wrap a CPU model in DDP"
+    "is_cuda" not in inspect.getsource(create_ddp_model),
+    reason="this Detectron2 cannot wrap a CPU model in DDP",
 )
 def test_two_processes_train_on_cpu(folder):
-    out = run(folder, "train_net.py", "--num-gpus", 2, *train_args("two", "SOLVER.MAX_ITER", 2, "DATASETS.TEST", "()"))
+    out = run(
+        folder,
+        "train_net.py",
+        "--num-gpus",
+        2,
+        *train_args("two", "SOLVER.MAX_ITER", 2, "DATASETS.TEST", "()"),
+    )
     assert "World size: 2" in out
     assert (folder / "two" / "model_final.pth").exists()
 
@@ -183,7 +218,12 @@ LAZY = ["--config-file", ROOT / "configs/lazy/demo_faster_rcnn_ohem.py"]
 @pytest.mark.slow
 def test_a_python_config_trains_resumes_and_evaluates(folder):
     def train(output, *args):
-        steps = ["train.max_iter=6", "train.checkpointer.period=3", "train.eval_period=6", "train.log_period=1"]
+        steps = [
+            "train.max_iter=6",
+            "train.checkpointer.period=3",
+            "train.eval_period=6",
+            "train.log_period=1",
+        ]
         return run(folder, "train_net.py", *LAZY, *args, f"train.output_dir={output}", *steps)
 
     trained = train("lazy")
@@ -191,7 +231,9 @@ def test_a_python_config_trains_resumes_and_evaluates(folder):
     (folder / "lazy_again" / "last_checkpoint").write_text("model_0000002.pth")
     resumed = train("lazy_again", "--resume")
     assert "Starting training from iteration 3" in resumed and "momentum starts at zero" not in resumed
-    assert "Running on" in trained and all("ohem/num_selected" in record for record in metrics(folder, "lazy")[:6])
+    assert "Running on" in trained and all(
+        "ohem/num_selected" in record for record in metrics(folder, "lazy")[:6]
+    )
 
     losses = [record["total_loss"] for record in metrics(folder, "lazy") if "total_loss" in record]
     repeated = [record["total_loss"] for record in metrics(folder, "lazy_again") if "total_loss" in record]
@@ -200,14 +242,19 @@ def test_a_python_config_trains_resumes_and_evaluates(folder):
     opts = ["train.init_checkpoint=lazy/model_final.pth", "train.output_dir=lazy_eval"]
     evaluated = run(folder, "train_net.py", *LAZY, "--eval-only", *opts)
     assert "Loading from lazy/model_final.pth" in evaluated
-    results = [[line.split(": ")[-1] for line in out.splitlines() if "copypaste" in line] for out in (trained, evaluated)]
+    results = [
+        [line.split(": ")[-1] for line in out.splitlines() if "copypaste" in line]
+        for out in (trained, evaluated)
+    ]
     assert results[0] == results[1] != []
 
 
 def test_a_bad_override_of_a_python_config_is_one_line(folder):
     args = [*LAZY, "train.output_dir=lazy_bad", "model.roi_heads.ohem.nms_thresh=2.0"]
     message = "ValueError: MODEL.OHEM.NMS_THRESH is 2.0; valid: a number in [0, 1]"
-    done = subprocess.run(command("train_net.py", *args), cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command("train_net.py", *args), cwd=folder, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode != 0
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -1,7 +1,6 @@
 import subprocess
 import sys
 
-
 WITHOUT = "import sys; sys.modules['detectron2'] = None\n"
 
 
@@ -34,8 +33,9 @@ def test_an_unknown_name_is_an_attribute_error_without_detectron2_too():
 
 
 def test_the_documented_names_are_there():
-    import ohem_d2
     from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
+
+    import ohem_d2
 
     for name in ("OHEMROIHeads", "OHEMRes5ROIHeads", "OHEMCascadeROIHeads"):
         assert ROI_HEADS_REGISTRY.get(name) is getattr(ohem_d2, name)

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PREREQUISITES = ("setup.py", "pyproject.toml", "constraints.txt",
-                 "tools/install_detectron2.py", "tools/detectron2_patches.py")
+PREREQUISITES = (
+    "setup.py",
+    "pyproject.toml",
+    "constraints.txt",
+    "tools/install_detectron2.py",
+    "tools/detectron2_patches.py",
+)
 # Logs its arguments; makes an "environment" that holds itself; fails where FAIL is part of its arguments.
 FAKE_PYTHON = """\
 #!/bin/bash
@@ -20,8 +25,18 @@ if [[ "$2" == *purelib* ]]; then echo "$PWD"; fi
 if [[ "$*" == *" list --format=freeze"* ]]; then echo "torch==2.1.0+cu118"; fi
 """
 # Of a make that runs these tests; they must not reach the make that is tested.
-OWN_VARIABLES = {"OHEM_D2_DATA", "DETECTRON2", "VENV", "PYTHON", "TESTS", "WORKERS",
-                 "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS"}
+OWN_VARIABLES = {
+    "OHEM_D2_DATA",
+    "DETECTRON2",
+    "VENV",
+    "PYTHON",
+    "TESTS",
+    "WORKERS",
+    "MAKEFLAGS",
+    "MAKEOVERRIDES",
+    "MAKELEVEL",
+    "MFLAGS",
+}
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -43,8 +58,12 @@ class Project:
         self.log.write_text("")
         env = {key: value for key, value in os.environ.items() if key not in OWN_VARIABLES} | env
         done = subprocess.run(
-            ["make", "-f", str(ROOT / "Makefile"), f"PYTHON={self.python}", *arguments], cwd=self.folder,
-            env=env | {"LOG": str(self.log), "FAIL": fail}, capture_output=True, text=True)
+            ["make", "-f", str(ROOT / "Makefile"), f"PYTHON={self.python}", *arguments],
+            cwd=self.folder,
+            env=env | {"LOG": str(self.log), "FAIL": fail},
+            capture_output=True,
+            text=True,
+        )
         return done, self.log.read_text().splitlines()
 
     def venv(self, name: str = "") -> Path:
@@ -66,19 +85,27 @@ def position(calls, part):
 def test_first_call_installs_pinned_packages_then_detectron2_then_tests(project):
     done, calls = project.make("test")
     assert done.returncode == 0, done.stderr
-    parts = ("-m venv", "pip setuptools wheel", "--editable .[proposals,test]", "install_detectron2.py",
-             "-m pytest")
+    parts = (
+        "-m venv",
+        "pip setuptools wheel",
+        "--editable .[proposals,test]",
+        "install_detectron2.py",
+        "-m pytest",
+    )
     order = [position(calls, part) for part in parts]
     assert order == sorted(order)
     installs = [call for call in calls if " install " in call]
     assert len(installs) == 2 and all("--constraint constraints.txt" in call for call in installs)
 
 
-@pytest.mark.parametrize("goal, work", [
-    ("test", "-m pytest -n 2 --dist worksteal -m not slow tests"),
-    ("test-all", "-m pytest -n 2 --dist worksteal tests"),
-    ("demo", "tools/demo.py"),
-])
+@pytest.mark.parametrize(
+    "goal, work",
+    [
+        ("test", "-m pytest -n 2 --dist worksteal -m not slow tests"),
+        ("test-all", "-m pytest -n 2 --dist worksteal tests"),
+        ("demo", "tools/demo.py"),
+    ],
+)
 def test_second_call_only_does_the_work(project, goal, work):
     project.make("install")
     done, calls = project.make(goal)
@@ -140,10 +167,13 @@ def test_python_without_detectron2_is_refused_before_anything_is_made(project):
     assert not project.venv().exists()
 
 
-@pytest.mark.parametrize("given, passed", [
-    ("git+https://example.org/detectron2.git", "git+https://example.org/detectron2.git"),
-    ("d2", "{folder}/d2"),
-])
+@pytest.mark.parametrize(
+    "given, passed",
+    [
+        ("git+https://example.org/detectron2.git", "git+https://example.org/detectron2.git"),
+        ("d2", "{folder}/d2"),
+    ],
+)
 def test_path_or_url_is_given_to_pip_after_torch(project, given, passed):
     (project.folder / "d2").mkdir()
     done, calls = project.make(f"DETECTRON2={given}", "install")

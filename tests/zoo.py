@@ -1,13 +1,14 @@
 """The R-CNN configs of the installed Detectron2's model zoo, made tiny, and inputs that fit them."""
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
+
 from ohem_d2 import add_ohem_config
 
 FOLDER = Path(model_zoo.__file__).parent / "configs"
@@ -43,8 +44,8 @@ TINY = {
 HEIGHT, WIDTH = 64, 96
 
 
-@lru_cache(maxsize=None)
-def zoo_configs() -> Dict[str, CfgNode]:
+@cache
+def zoo_configs() -> dict[str, CfgNode]:
     """The config of every model with RoI heads, by its path in the zoo, without quick schedules."""
     files = [file for file in sorted(FOLDER.glob("*/*.yaml")) if not file.name.startswith("Base-")]
     names = [str(file.relative_to(FOLDER)) for file in files if file.parent.name != "quick_schedules"]
@@ -61,7 +62,7 @@ def read_zoo_config(name: str) -> CfgNode:
     return cfg
 
 
-def family(cfg: CfgNode) -> Tuple[Any, ...]:
+def family(cfg: CfgNode) -> tuple[Any, ...]:
     """What the code that a config runs depends on."""
     model = cfg.MODEL
     return (model.META_ARCHITECTURE, model.PROPOSAL_GENERATOR.NAME, model.BACKBONE.NAME, model.ROI_HEADS.NAME,
@@ -86,12 +87,12 @@ def needs_compiled_op(cfg: CfgNode) -> bool:
     return any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE)
 
 
-def make_batch(cfg: CfgNode, num_images: int = 2) -> List[Dict[str, Any]]:
+def make_batch(cfg: CfgNode, num_images: int = 2) -> list[dict[str, Any]]:
     """Training inputs with all targets that a model of `cfg` asks for: three objects in each image."""
     return [_make_input(cfg, torch.Generator().manual_seed(i)) for i in range(num_images)]
 
 
-def _make_input(cfg: CfgNode, g: torch.Generator) -> Dict[str, Any]:
+def _make_input(cfg: CfgNode, g: torch.Generator) -> dict[str, Any]:
     corners = torch.rand(3, 2, generator=g) * 30
     boxes = torch.cat([corners, corners + 20 + torch.rand(3, 2, generator=g) * 14], dim=1)
     record = {"image": torch.randint(0, 256, (3, HEIGHT, WIDTH), generator=g, dtype=torch.uint8)}

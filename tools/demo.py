@@ -6,6 +6,7 @@
 From the repository's root; five minutes on two CPU cores. One seed: it shows that all works, and is no evidence
 that one way of sampling is better than the other.
 """
+
 import logging
 import subprocess
 import sys
@@ -23,10 +24,14 @@ ARMS = ("configs/demo/heuristic.yaml", "configs/demo/ohem.yaml")
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.time()
-    subprocess.run([sys.executable, str(ROOT / "datasets/prepare_demo.py"), "--output", str(DATA)], check=True)
+    subprocess.run(
+        [sys.executable, str(ROOT / "datasets/prepare_demo.py"), "--output", str(DATA)], check=True
+    )
     table = render_table(run_arms(ARMS, [0], OUTPUT, jobs=2))
     print(f"\n{table}\n")
-    print(f"Images, annotations, proposals: {DATA}\nCheckpoints, logs, metrics:     {OUTPUT}/{{heuristic,ohem}}/seed0")
+    print(
+        f"Images, annotations, proposals: {DATA}\nCheckpoints, logs, metrics:     {OUTPUT}/{{heuristic,ohem}}/seed0"
+    )
     print(f"Figures of the runs:            {OUTPUT}/results.json\nDone in {time.time() - start:.0f} s.")
 
 

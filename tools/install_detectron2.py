@@ -26,7 +26,14 @@ import tempfile
 from pathlib import Path
 
 from detectron2_patches import (
-    ARCHIVE_SHA256, NAME, PROJECTS, PYPROJECT, STUB_C, SUBSTITUTIONS, VERSION, Substitution,
+    ARCHIVE_SHA256,
+    NAME,
+    PROJECTS,
+    PYPROJECT,
+    STUB_C,
+    SUBSTITUTIONS,
+    VERSION,
+    Substitution,
 )
 
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
@@ -56,8 +63,10 @@ def run_pip(step: str, *arguments: str | Path, tools: Path | None = None) -> Non
 
 def check_environment() -> None:
     """Raise InstallError unless torch and pip are there and the pins are where they should be."""
-    hints = {"torch": "install it first (`pip install -c constraints.txt torch torchvision`)",
-             "pip": "run `python -m ensurepip` first"}
+    hints = {
+        "torch": "install it first (`pip install -c constraints.txt torch torchvision`)",
+        "pip": "run `python -m ensurepip` first",
+    }
     for module, hint in hints.items():
         if importlib.util.find_spec(module) is None:
             raise InstallError(f"{sys.executable} has no {module}: {hint}")
@@ -92,8 +101,10 @@ def is_up_to_date(package: Path | None, force: bool) -> bool:
         return False
     present = installed_build_id(package)
     if present is None:
-        raise InstallError(f"another Detectron2 is installed in {package}: keep it with "
-                           "`make DETECTRON2=installed`, or replace it with --force")
+        raise InstallError(
+            f"another Detectron2 is installed in {package}: keep it with "
+            "`make DETECTRON2=installed`, or replace it with --force"
+        )
     return present == build_id()
 
 
@@ -102,8 +113,17 @@ def install_build_tools(folder: Path) -> None:
 
     Newer releases of pip refuse the metadata of the archive, which has an extra that names a URL.
     """
-    run_pip("fetching the build tools", "install", "--target", folder, "--constraint", CONSTRAINTS,
-            "pip", "setuptools", "wheel")
+    run_pip(
+        "fetching the build tools",
+        "install",
+        "--target",
+        folder,
+        "--constraint",
+        CONSTRAINTS,
+        "pip",
+        "setuptools",
+        "wheel",
+    )
 
 
 def download_archive(folder: Path, tools: Path) -> Path:
@@ -111,8 +131,20 @@ def download_archive(folder: Path, tools: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{NAME}=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n", encoding="utf-8")
-    run_pip(f"downloading {NAME}=={VERSION}", "download", "--no-deps", "--no-build-isolation", "--no-binary",
-            NAME, "--require-hashes", "--requirement", requirement, "--dest", folder, tools=tools)
+    run_pip(
+        f"downloading {NAME}=={VERSION}",
+        "download",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-binary",
+        NAME,
+        "--require-hashes",
+        "--requirement",
+        requirement,
+        "--dest",
+        folder,
+        tools=tools,
+    )
     archive = folder / f"{NAME}-{VERSION}.tar.gz"
     check_archive(archive)
     return archive
@@ -149,8 +181,9 @@ def substitute(source: Path, substitution: Substitution) -> None:
     text = path.read_text(encoding="utf-8")
     found = text.count(substitution.old)
     if found != substitution.count:
-        raise InstallError(f"{substitution.file}: {substitution.old!r} found {found} times, "
-                           f"{substitution.count} expected")
+        raise InstallError(
+            f"{substitution.file}: {substitution.old!r} found {found} times, {substitution.count} expected"
+        )
     path.write_text(text.replace(substitution.old, substitution.new), encoding="utf-8")
 
 
@@ -178,8 +211,16 @@ def build_wheel(work: Path, archive: Path | None) -> Path:
     archive = archive or download_archive(work / "archive", tools)
     source = unpack(archive, Path(tempfile.mkdtemp(prefix="source-", dir=work)))
     prepare_source(source)
-    run_pip("building the wheel", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", work, source,
-            tools=tools)
+    run_pip(
+        "building the wheel",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        work,
+        source,
+        tools=tools,
+    )
     return work / WHEEL
 
 

@@ -1,9 +1,11 @@
 """The tables that benchmarks/paper/tables.yaml describes: the runs of their rows, and their Markdown."""
+
 import json
 import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 import yaml
 
@@ -16,7 +18,7 @@ class Run:
     """A training with its test; or the test alone of what another run has trained."""
 
     config: str
-    opts: Tuple[str, ...] = ()
+    opts: tuple[str, ...] = ()
     trained: Optional["Run"] = None
 
     @property
@@ -25,20 +27,19 @@ class Run:
         return re.sub(r"[^\w.+-]+", "_", "-".join([Path(self.config).stem, *self.opts])).strip("_")
 
 
-def load_tables(file: Path) -> Dict[str, Dict[str, Any]]:
+def load_tables(file: Path) -> dict[str, dict[str, Any]]:
     """Name -> table, as the head of tables.yaml describes it."""
     return yaml.safe_load(file.read_text())
 
 
-def load_results(file: Path) -> List[Dict[str, Any]]:
+def load_results(file: Path) -> list[dict[str, Any]]:
     """The records of the runs that were made so far; none if there is no such file."""
     return read_json(file) if file.exists() else []
 
 
 def read_json(file: Path) -> Any:
-    """
-    Raises:
-        ValueError: no JSON; names the file.
+    """Raises:
+    ValueError: no JSON; names the file.
     """
     try:
         return json.loads(file.read_text())
@@ -46,23 +47,22 @@ def read_json(file: Path) -> Any:
         raise ValueError(f"{file}: {error}") from None
 
 
-def get_table(tables: Dict[str, Dict[str, Any]], name: str) -> Dict[str, Any]:
-    """
-    Raises:
-        ValueError: no such table; names the valid ones.
+def get_table(tables: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """Raises:
+    ValueError: no such table; names the valid ones.
     """
     if name not in tables:
         raise ValueError(f"there is no table {name!r}; valid: {', '.join(tables)}")
     return tables[name]
 
 
-def run_of(table: Dict[str, Any], row: Dict[str, Any]) -> Run:
+def run_of(table: dict[str, Any], row: dict[str, Any]) -> Run:
     """The run that measures a row."""
     run = Run(f"{table['configs']}/{row['config']}.yaml", tuple(row.get("opts", ())))
     return Run(run.config, run.opts + tuple(row["test"]), run) if "test" in row else run
 
 
-def render_rows(tables: Dict[str, Dict[str, Any]], name: str, runs: Sequence[Dict[str, Any]]) -> str:
+def render_rows(tables: dict[str, dict[str, Any]], name: str, runs: Sequence[dict[str, Any]]) -> str:
     """A table in Markdown: published figures beside ours, which are empty where nobody measured.
 
     Args:
@@ -83,7 +83,7 @@ def render_rows(tables: Dict[str, Dict[str, Any]], name: str, runs: Sequence[Dic
     return "\n".join([*lines, *(f"\nHardware and versions: {text}." for text in dict.fromkeys(environments))])
 
 
-def _cells(name: str, number: int, table: Dict[str, Any], run: Optional[Dict[str, Any]]) -> List[Any]:
+def _cells(name: str, number: int, table: dict[str, Any], run: dict[str, Any] | None) -> list[Any]:
     row = table["rows"][number - 1]
     decimals = [places for _, places in table["figures"].values()]
     ours = [run["figures"].get(key) if run else None for key, _ in table["figures"].values()]
@@ -99,19 +99,19 @@ def _cells(name: str, number: int, table: Dict[str, Any], run: Optional[Dict[str
     ]
 
 
-def _figures(values: Optional[Sequence[Optional[float]]], decimals: Sequence[int]) -> str:
+def _figures(values: Sequence[float | None] | None, decimals: Sequence[int]) -> str:
     if not values or all(value is None for value in values):
         return ""
     return " / ".join("–" if value is None else f"{value:.{n}f}" for value, n in zip(values, decimals))
 
 
-def _check(name: str, table: Dict[str, Any], measured: Sequence[Optional[Dict]]) -> None:
+def _check(name: str, table: dict[str, Any], measured: Sequence[dict | None]) -> None:
     if table["compared"] is None:
         return
     rows = {f"table {name}, row {number}": row for number, row in enumerate(table["rows"], start=1)}
     tested = [(label, run["test_settings"]) for label, run in zip(rows, measured) if run]
 
-    def declared(label: str, key: str) -> Tuple:
+    def declared(label: str, key: str) -> tuple:
         named = [column for column, keys in TESTED_WITH.items() if key.startswith(keys)]
         return tuple(rows[label].get(column) for column in [*table["compared"], *named])
 
@@ -119,7 +119,7 @@ def _check(name: str, table: Dict[str, Any], measured: Sequence[Optional[Dict]])
 
 
 def check_equal_tests(
-    tested: Iterable[Tuple[str, Dict[str, Any]]],
+    tested: Iterable[tuple[str, dict[str, Any]]],
     declared: Callable[[str, str], Any] = lambda label, key: None,
 ) -> None:
     """Raise ValueError unless all were tested alike.
@@ -129,7 +129,7 @@ def check_equal_tests(
         declared: of label and key; the setting must be equal in the rows for which this is equal.
     """
     tested = list(tested)
-    first: Dict[Tuple, Tuple[str, Any]] = {}
+    first: dict[tuple, tuple[str, Any]] = {}
     for label, settings in tested:
         for key in dict.fromkeys(key for _, others in tested for key in others):
             value = settings.get(key, "not recorded")

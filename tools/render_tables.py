@@ -8,17 +8,18 @@ file, is what tools/run_arms.py wrote. ``<!-- table: FILE NAME -->`` is the tabl
 tools/reproduce.py, with the figures of results.json beside it. Rows that are compared but were tested with
 different settings are refused.
 """
+
 import argparse
 import json
 import re
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
-
-from scipy.stats import t as student_t
+from typing import Any
 
 from paper_tables import check_equal_tests, load_results, load_tables, render_rows
+from scipy.stats import t as student_t
 
 # Column: the figure of a run that it shows, and its decimals.
 COLUMNS = {
@@ -33,9 +34,13 @@ _TABLE = re.compile(r"(<!-- table: (\S+)(?: (\S+))? -->\n).*?(<!-- end of table 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.md")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a table is not up to date")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 if a table is not up to date"
+    )
     args = parser.parse_args()
     try:
         rendered = {file: render_file(file) for file in args.files}
@@ -58,13 +63,13 @@ def render_file(file: Path) -> str:
     return _TABLE.sub(table, file.read_text())
 
 
-def _render(source: Path, name: Optional[str]) -> str:
+def _render(source: Path, name: str | None) -> str:
     if name is None:
         return render_table(json.loads(source.read_text()))
     return render_rows(load_tables(source), name, load_results(source.with_name("results.json")))
 
 
-def render_table(runs: Sequence[Dict[str, Any]]) -> str:
+def render_table(runs: Sequence[dict[str, Any]]) -> str:
     """One row per arm, with mean and 95% interval over its seeds; no column without any figure.
 
     Args:
@@ -77,11 +82,15 @@ def render_table(runs: Sequence[Dict[str, Any]]) -> str:
         raise ValueError("no table: there are no runs")
     test_of = {run["arm"]: run.get("test") for run in runs}
     check_equal_tests(((run["arm"], run["test_settings"]) for run in runs), lambda arm, key: test_of[arm])
-    columns = {name: (key, n) for name, (key, n) in COLUMNS.items() if any(key in run["figures"] for run in runs)}
+    columns = {
+        name: (key, n) for name, (key, n) in COLUMNS.items() if any(key in run["figures"] for run in runs)
+    }
     lines = ["| arm | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for arm in dict.fromkeys(run["arm"] for run in runs):
         of_arm = [run for run in runs if run["arm"] == arm]
-        cells = [_cell([run["figures"].get(key) for run in of_arm], decimals) for key, decimals in columns.values()]
+        cells = [
+            _cell([run["figures"].get(key) for run in of_arm], decimals) for key, decimals in columns.values()
+        ]
         lines.append(f"| {arm} | {len(of_arm)} | " + " | ".join(cells) + " |")
     environment = ", ".join(f"{name} {value}" for name, value in runs[0]["environment"].items())
     return "\n".join([*lines, "", "Mean ± 95% interval of the mean over seeds (Student's t); one seed has no interval.",

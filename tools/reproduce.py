@@ -14,14 +14,16 @@ VOC 2012 test and COCO test-dev have no annotations: such a run writes a file fo
 Save the server's answer in the folder of the run as server.json, for example {"bbox/AP50": 71.9}, and run the
 row again.
 """
+
 import argparse
 import logging
 import shlex
 import sys
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any
 
 from paper_tables import Run, get_table, load_results, load_tables, read_json, render_rows, run_of
 from runs import ROOT, arguments, run_once, write_json
@@ -31,7 +33,7 @@ SEED = 0
 logger = logging.getLogger("reproduce")
 
 
-def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--table", help="its name; with --list: all tables if none is named")
@@ -47,7 +49,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     return args
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -66,7 +68,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         sys.exit("\n".join(f"reproduce.py: {error}" for error in failed))
 
 
-def select_rows(table: Dict[str, Any], numbers: Optional[Sequence[int]]) -> List[Tuple[int, Run]]:
+def select_rows(table: dict[str, Any], numbers: Sequence[int] | None) -> list[tuple[int, Run]]:
     """Number and run of the rows that are asked for; of all if `numbers` is None.
 
     Raises:
@@ -80,8 +82,8 @@ def select_rows(table: Dict[str, Any], numbers: Optional[Sequence[int]]) -> List
 
 
 def list_rows(
-    tables: Dict[str, Any], names: Iterable[str], numbers: Optional[Sequence[int]], output: Path
-) -> List[str]:
+    tables: dict[str, Any], names: Iterable[str], numbers: Sequence[int] | None, output: Path
+) -> list[str]:
     """Lines: each row with its settings and its commands."""
     lines = []
     for name in names:
@@ -100,7 +102,7 @@ def command(run: Run, output: Path) -> str:
     return shlex.join(["python", "train_net.py", *called_with, "OUTPUT_DIR", str(output / run.name)])
 
 
-def overrides(run: Run, output: Path, opts: Sequence[str] = ()) -> List[str]:
+def overrides(run: Run, output: Path, opts: Sequence[str] = ()) -> list[str]:
     """``KEY VALUE``: those of the run, the user's, and what is tested if the run does not train."""
     weights = ["MODEL.WEIGHTS", str(output / run.trained.name / "model_final.pth")] if run.trained else []
     return [*run.opts, *opts, *weights]
@@ -108,13 +110,13 @@ def overrides(run: Run, output: Path, opts: Sequence[str] = ()) -> List[str]:
 
 def reproduce(
     runs: Sequence[Run], output: Path, results: Path, jobs: int, opts: Sequence[str], num_gpus: int
-) -> List[Exception]:
+) -> list[Exception]:
     """Make what is not done yet, trainings first, and put each record into `results` as soon as there is one.
 
     Returns:
         the errors of the runs that failed; the others are made all the same.
     """
-    failed: Dict[Optional[Run], Exception] = {}
+    failed: dict[Run | None, Exception] = {}
     lock = Lock()
 
     def make(run: Run) -> None:
@@ -135,7 +137,7 @@ def reproduce(
     return list(failed.values())
 
 
-def _record(run: Run, output: Path, opts: Sequence[str], num_gpus: int) -> Dict[str, Any]:
+def _record(run: Run, output: Path, opts: Sequence[str], num_gpus: int) -> dict[str, Any]:
     folder = output / run.name
     record = run_once(run.config, SEED, folder, overrides(run, output, opts), bool(run.trained), num_gpus)
     figures = {**record["figures"], **_server_figures(folder / "server.json")}
@@ -144,7 +146,7 @@ def _record(run: Run, output: Path, opts: Sequence[str], num_gpus: int) -> Dict[
     return {**record, "folder": run.name, "figures": figures}
 
 
-def _server_figures(file: Path) -> Dict[str, float]:
+def _server_figures(file: Path) -> dict[str, float]:
     if not file.exists():
         return {}
     figures = read_json(file)

@@ -9,21 +9,25 @@ is resumed. OUTPUT/results.json holds the figures of every run; arms whose test 
 
     ... --test plain --test +B TEST.BOX_VOTING.ENABLED True
 """
+
 import argparse
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any
 
 from render_tables import render_table
 from runs import run_once, write_json
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--arms", nargs="+", required=True, metavar="CONFIG", help="config files")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     parser.add_argument("--output", type=Path, required=True, help="folder of all runs")
@@ -50,7 +54,7 @@ def run_arms(
     jobs: int = 1,
     opts: Sequence[str] = (),
     tests: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> List[Dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Train, and test by `tests` (name -> overrides), what is not done yet; write results.json or tests.json.
 
     Returns:
@@ -66,19 +70,23 @@ def run_arms(
     with ThreadPoolExecutor(jobs) as pool:
         runs = list(pool.map(lambda pair: _train(*pair, output, opts), pairs))
         if tests:
-            runs = list(pool.map(lambda x: _test(*x[0], output, opts, x[1], tests[x[1]]), product(pairs, tests)))
+            runs = list(
+                pool.map(lambda x: _test(*x[0], output, opts, x[1], tests[x[1]]), product(pairs, tests))
+            )
     order = [*names, *(f"{arm} {test}" for arm in names for test in tests)]
     runs.sort(key=lambda run: (order.index(run["arm"]), run["seed"]))
     write_json(output / ("tests.json" if tests else "results.json"), runs)
     return runs
 
 
-def _train(arm: str, seed: int, output: Path, opts: Sequence[str]) -> Dict[str, Any]:
+def _train(arm: str, seed: int, output: Path, opts: Sequence[str]) -> dict[str, Any]:
     name = f"{Path(arm).stem}/seed{seed}"
     return {"folder": name, **run_once(arm, seed, output / name, opts)}
 
 
-def _test(arm: str, seed: int, output: Path, opts: Sequence[str], test: str, overrides: Sequence[str]) -> Dict[str, Any]:
+def _test(
+    arm: str, seed: int, output: Path, opts: Sequence[str], test: str, overrides: Sequence[str]
+) -> dict[str, Any]:
     trained = f"{Path(arm).stem}/seed{seed}"
     name, weights = f"{trained}/{test}", str(output / trained / "model_final.pth")
     run = run_once(arm, seed, output / name, [*opts, *overrides, "MODEL.WEIGHTS", weights], eval_only=True)

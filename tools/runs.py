@@ -1,4 +1,5 @@
 """One run of train_net.py: made once, resumed if it was stopped, recorded with settings and figures."""
+
 import json
 import logging
 import os
@@ -9,8 +10,9 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 import cv2
 import detectron2
@@ -29,7 +31,7 @@ _NO_TEST_SETTING = re.compile(r"^TEST\.(EVAL_PERIOD|EXPECTED_RESULTS|ROI_LOSS\..
 
 def run_once(
     config: str, seed: int, folder: Path, opts: Sequence[str] = (), eval_only: bool = False, num_gpus: int = 1
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Train and test, or test alone, unless it was done before; what was stopped is resumed.
 
     Args:
@@ -81,16 +83,16 @@ def _forget(folder: Path) -> None:
     shutil.rmtree(folder / "inference", ignore_errors=True)
 
 
-def _gpus(number: int) -> List[str]:
+def _gpus(number: int) -> list[str]:
     return [] if number == 1 else ["--num-gpus", str(number)]
 
 
-def arguments(config: str, seed: int, opts: Sequence[str] = (), eval_only: bool = False) -> List[str]:
+def arguments(config: str, seed: int, opts: Sequence[str] = (), eval_only: bool = False) -> list[str]:
     """What train_net.py is called with, but for the output folder."""
     return [*(["--eval-only"] if eval_only else []), "--config-file", config, "SEED", str(seed), *opts]
 
 
-def _train_net(options: List[str], num_gpus: int, folder: Path) -> None:
+def _train_net(options: list[str], num_gpus: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     resume = [] if "--eval-only" in options else ["--resume"]
     command = [sys.executable, str(ROOT / "train_net.py"), *_gpus(num_gpus), *resume, *options]
@@ -110,7 +112,7 @@ def write_json(file: Path, content: Any) -> None:
     part.replace(file)
 
 
-def _training_figures(folder: Path) -> Dict[str, float]:
+def _training_figures(folder: Path) -> dict[str, float]:
     """Mean loss over all RoIs, trained fg : bg, speed and memory, as far as they were measured."""
     metrics, log = folder / "metrics.json", folder / "log.txt"
     records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
@@ -128,7 +130,7 @@ def _training_figures(folder: Path) -> Dict[str, float]:
     return figures
 
 
-def _test_figures(folder: Path) -> Dict[str, float]:
+def _test_figures(folder: Path) -> dict[str, float]:
     """``bbox/AP50`` and so on, ``bbox/AP50-CLASS`` for a class; none for a submission to a server."""
     files = sorted(folder.glob("inference/*/results.json"))
     return {
@@ -139,18 +141,18 @@ def _test_figures(folder: Path) -> Dict[str, float]:
     }
 
 
-def _test_settings(config: Path) -> Dict[str, Any]:
+def _test_settings(config: Path) -> dict[str, Any]:
     """How a run was tested, from the config.yaml that it saved: key -> value."""
     settings = {k: v for k, v in _leaves(yaml.safe_load(config.read_text())) if _TEST_SETTING.search(k)}
     return {key: value for key, value in settings.items() if not _NO_TEST_SETTING.search(key)}
 
 
-def _leaves(node: Dict[str, Any], prefix: str = ""):
+def _leaves(node: dict[str, Any], prefix: str = ""):
     for key, value in node.items():
         yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
 
 
-def _environment() -> Dict[str, str]:
+def _environment() -> dict[str, str]:
     cuda = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if cuda else _cpu(),

@@ -5,9 +5,9 @@
 
 The mined RoIs are those that the weights make hard; their images are not trained on here.
 """
+
 import argparse
 import sys
-from typing import Dict
 
 import numpy as np
 import torch
@@ -18,20 +18,24 @@ from PIL import Image
 from ohem_d2.config import OHEMOptions
 from ohem_d2.data import build_labelled_loader
 from ohem_d2.engine import load_config
-from ohem_d2.utils.checkpoint import CheckedCheckpointer
 from ohem_d2.mining import select_hard_rois
 from ohem_d2.modeling import inspect_candidates
+from ohem_d2.utils.checkpoint import CheckedCheckpointer
 from ohem_d2.visualization import draw_boxes, tile
 
 TITLES = ("ground truth", "mined RoIs (grey: background)", "detections")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--dataset", required=True, help="registered name")
     parser.add_argument("--num-images", type=int, default=2, help="default: 2")
-    parser.add_argument("--score-thresh", type=float, default=0.5, help="of the detections drawn (default 0.5)")
+    parser.add_argument(
+        "--score-thresh", type=float, default=0.5, help="of the detections drawn (default 0.5)"
+    )
     parser.add_argument("--output", required=True, help="PNG")
     parser.add_argument("opts", nargs="*", default=[], help="KEY VALUE overrides")
     args = parser.parse_args()
@@ -48,7 +52,7 @@ def main() -> None:
 
 
 @torch.no_grad()
-def _row(cfg, model, x: Dict, names, score_thresh: float):
+def _row(cfg, model, x: dict, names, score_thresh: float):
     image = np.asarray(Image.open(x["file_name"]).convert("RGB"))
     to_image = torch.tensor([x["width"] / x["image"].shape[2], x["height"] / x["image"].shape[1]] * 2)
     truth, options = x["instances"], OHEMOptions.from_config(cfg)

@@ -8,7 +8,6 @@ python tools/zoo_table.py 0.6=0.6.xml main=main.xml > docs/zoo.md
 import argparse
 import sys
 import xml.etree.ElementTree as ET
-from typing import Dict, List
 
 TITLE = """# Detectron2's model zoo, mined
 
@@ -18,7 +17,7 @@ from reports of `tests/modeling/test_zoo.py`.
 """
 
 
-def read_report(path: str) -> Dict[str, Dict[str, str]]:
+def read_report(path: str) -> dict[str, dict[str, str]]:
     """What the test recorded for each config: ``heads``, ``step``, ``inference``, or why it was skipped.
 
     Raises:
@@ -40,7 +39,7 @@ def read_report(path: str) -> Dict[str, Dict[str, str]]:
     return rows
 
 
-def make_table(reports: Dict[str, Dict[str, Dict[str, str]]]) -> List[str]:
+def make_table(reports: dict[str, dict[str, dict[str, str]]]) -> list[str]:
     """Lines of Markdown: a row for each config, two columns for each Detectron2 of `reports`."""
     columns = ["config", "heads", *(f"{name}: {part}" for name in reports for part in ("step", "inference"))]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]

@@ -2,6 +2,7 @@
 
 from detectron2.config import LazyCall as L
 from detectron2.model_zoo import get_config
+
 from ohem_d2 import OHEMOptions, OHEMROIHeads
 
 dataloader = get_config("common/data/coco.py").dataloader

@@ -1,5 +1,4 @@
-"""
-The data sets of the paper that Detectron2 does not register itself, under its root ``$DETECTRON2_DATASETS``.
+"""The data sets of the paper that Detectron2 does not register itself, under its root ``$DETECTRON2_DATASETS``.
 
 Detectron2 has VOC 2007 and 2012 with annotations, COCO 2014 with minival and valminusminival, and COCO 2017;
 what a version of it lacks of them is added here. Unions are made by listing several names in ``DATASETS.TRAIN``.

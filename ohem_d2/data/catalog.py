@@ -1,5 +1,4 @@
-"""
-Data sets registered from a YAML file, without Python code. A catalogue maps names to entries::
+"""Data sets registered from a YAML file, without Python code. A catalogue maps names to entries::
 
     bccd:
       format: voc                    # voc | coco
@@ -20,12 +19,12 @@ found, or to ``$DETECTRON2_DATASETS`` if ``root`` is absolute; beginning with ".
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Union
+from typing import Any, Union
 
 import yaml
-
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .coco import load_coco
@@ -45,7 +44,7 @@ class VOCDataset:
     split: str
     classes: tuple[str, ...]
     year: int
-    proposal_file: Optional[str]
+    proposal_file: str | None
 
     def __call__(self) -> list[dict[str, Any]]:
         _require_root(self.name, self.root)
@@ -70,7 +69,7 @@ class COCODataset:
     json_file: str
     image_root: str
     classes: tuple[str, ...]
-    proposal_file: Optional[str]
+    proposal_file: str | None
 
     def __call__(self) -> list[dict[str, Any]]:
         _require_root(self.name, self.root)
@@ -83,9 +82,8 @@ class COCODataset:
 Dataset = Union[VOCDataset, COCODataset]
 
 
-def register_catalog(path: Union[str, Path]) -> list[str]:
-    """
-    Register the data sets of a catalogue in Detectron2, all of them or, on an error, none.
+def register_catalog(path: str | Path) -> list[str]:
+    """Register the data sets of a catalogue in Detectron2, all of them or, on an error, none.
 
     The annotations are read when a data set is loaded, not here; so a split whose files are missing is an
     error only for who uses it. Registering the same content again does nothing.
@@ -116,7 +114,7 @@ def register_catalog(path: Union[str, Path]) -> list[str]:
     return list(datasets)
 
 
-def _is_registered(dataset: Dataset, path: Union[str, Path]) -> bool:
+def _is_registered(dataset: Dataset, path: str | Path) -> bool:
     if dataset.name not in DatasetCatalog:
         return False
     if DatasetCatalog[dataset.name] != dataset:
@@ -193,13 +191,13 @@ class _Entry:
             for suffix, split in self.splits().items()
         ]
 
-    def voc(self, name: str, root: str, split: str, proposals: Optional[str]) -> VOCDataset:
+    def voc(self, name: str, root: str, split: str, proposals: str | None) -> VOCDataset:
         year = self.values.get("year", YEARS[-1])
         if year not in YEARS:
             raise self.error(f"year must be one of {YEARS} (which AP is computed), not {year!r}")
         return VOCDataset(name, root, split, self.classes(), year, proposals)
 
-    def coco(self, name: str, root: str, split: str, proposals: Optional[str]) -> COCODataset:
+    def coco(self, name: str, root: str, split: str, proposals: str | None) -> COCODataset:
         json_file = os.path.join(root, self.template("annotations", split))
         image_root = os.path.join(root, self.template("images", split)) if "images" in self.values else root
         return COCODataset(name, root, json_file, image_root, self.classes(), proposals)
@@ -229,7 +227,7 @@ class _Entry:
         base = common if not self.is_local("root") and (common / root).exists() else local
         return Path(os.path.normpath(base / root)), base
 
-    def proposal_file(self, base: Path, split: str) -> Optional[str]:
+    def proposal_file(self, base: Path, split: str) -> str | None:
         if "proposals" not in self.values:
             return None
         file = self.template("proposals", split)

@@ -1,8 +1,9 @@
 """Data sets in COCO layout: Detectron2's loader behind clear errors."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
@@ -15,8 +16,7 @@ __all__ = ["load_coco"]
 def load_coco(
     json_file: str, image_root: str, name: str, classes: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """
-    Load a COCO instances file as Detectron2 dataset dicts and complete the metadata of data set ``name``
+    """Load a COCO instances file as Detectron2 dataset dicts and complete the metadata of data set ``name``
     (thing_classes, thing_dataset_id_to_contiguous_id), as ``load_coco_json`` does.
 
     Args:

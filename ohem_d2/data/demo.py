@@ -1,13 +1,12 @@
-"""
-Drawn images for the demo: textured shapes of five classes on textured grounds, amid look-alikes of no class.
+"""Drawn images for the demo: textured shapes of five classes on textured grounds, amid look-alikes of no class.
 
 A shape is a list of polygons in its own frame (x right, y down, about 1 from the centre to the far points);
 where polygons overlap, even-odd filling makes a hole. A drawing function takes the numpy Generator that its
 numbers come from, so an image is a function of its seed.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -239,7 +238,7 @@ def rasterize(outlines: Shape) -> np.ndarray:
     return cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def place(rng: np.random.Generator, shape: Shape, visible: Sequence[np.ndarray]) -> Optional[np.ndarray]:
+def place(rng: np.random.Generator, shape: Shape, visible: Sequence[np.ndarray]) -> np.ndarray | None:
     """A mask for the shape that overlaps those below it but slightly; None where no try found one."""
     for _ in range(MAX_TRIES):
         mask = random_mask(rng, shape)
@@ -269,10 +268,10 @@ def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def random_shapes(rng: np.random.Generator) -> list[tuple[Optional[str], Shape, int]]:
+def random_shapes(rng: np.random.Generator) -> list[tuple[str | None, Shape, int]]:
     """Two to five objects and one to three distractors, whose name is None, with their hues, in drawing order."""
     names = rng.choice(CLASS_NAMES, size=rng.integers(2, 6), p=[weight for _, weight, _ in CLASSES.values()])
-    shapes: list[tuple[Optional[str], Shape, int]] = []
+    shapes: list[tuple[str | None, Shape, int]] = []
     for name in names:
         draw, _, hue = CLASSES[name]
         shapes.append((str(name), draw(), hue))
@@ -285,7 +284,7 @@ def random_shapes(rng: np.random.Generator) -> list[tuple[Optional[str], Shape, 
 def draw_demo_image(rng: np.random.Generator) -> DemoImage:
     """Draw one image. It holds one object at least."""
     canvas = background(rng)
-    names: list[Optional[str]] = []
+    names: list[str | None] = []
     visible: list[np.ndarray] = []
     for name, shape, hue in random_shapes(rng):
         mask = place(rng, shape, visible)

@@ -36,8 +36,7 @@ class _WithoutDifficult:
 
 
 def training_config(cfg: CfgNode) -> CfgNode:
-    """
-    The config by whose ``DATASETS.TRAIN`` the training sets are loaded: for ``DATASETS.VOC_DIFFICULT`` "drop"
+    """The config by whose ``DATASETS.TRAIN`` the training sets are loaded: for ``DATASETS.VOC_DIFFICULT`` "drop"
     a copy with the names of :func:`without_difficult`.
 
     Raises:
@@ -55,8 +54,7 @@ def training_config(cfg: CfgNode) -> CfgNode:
 
 
 def without_difficult(name: str) -> str:
-    """
-    Register a data set beside another one, without its difficult objects, and return its name.
+    """Register a data set beside another one, without its difficult objects, and return its name.
 
     For data sets in VOC layout, whoever registered them: those whose metadata have ``dirname``, ``split``,
     ``year`` and ``thing_classes``, which Detectron2's evaluator needs as well. The name of any other is

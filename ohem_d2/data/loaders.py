@@ -1,5 +1,4 @@
-"""
-Data loaders of Detectron2, fed from :class:`Proposals` where ``MODEL.LOAD_PROPOSALS`` is on.
+"""Data loaders of Detectron2, fed from :class:`Proposals` where ``MODEL.LOAD_PROPOSALS`` is on.
 
 Detectron2's own way to attach proposals loses the first boxes of constant scores at the top-k cut, keeps a
 copy in every dataset dict and answers a missing image by a bare KeyError. Here the dicts stay small and the
@@ -7,10 +6,10 @@ mapper looks the boxes up; transforms, clipping and the cut are Detectron2's.
 """
 
 import logging
-from typing import Any, Iterable, Optional, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
-
 from detectron2.config import CfgNode, configurable
 from detectron2.data import (
     DatasetMapper,
@@ -23,10 +22,10 @@ from detectron2.data.detection_utils import build_augmentation, check_metadata_c
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
-from .difficult import training_config
-from ..utils.messages import name_some, other_form
 from ..proposals import Proposals, read_proposals
 from ..proposals.recall import ground_truth_boxes, summarize_proposals
+from ..utils.messages import name_some, other_form
+from .difficult import training_config
 
 __all__ = ["ProposalDatasetMapper", "build_labelled_loader", "build_test_loader", "build_train_loader"]
 
@@ -40,22 +39,20 @@ _MEASURED_IMAGES = 2000
 
 
 class ProposalDatasetMapper(DatasetMapper):
-    """
-    Detectron2's mapper with proposals looked up by image id. It can be pickled, as spawned workers need.
+    """Detectron2's mapper with proposals looked up by image id. It can be pickled, as spawned workers need.
 
     ``ProposalDatasetMapper(cfg, is_train, proposals=[...])``; ``cfg.MODEL.LOAD_PROPOSALS`` must be on.
     """
 
     @configurable
     def __init__(
-        self, *args: Any, proposals: Sequence[Proposals], fill: Optional[str] = None, **kwargs: Any
+        self, *args: Any, proposals: Sequence[Proposals], fill: str | None = None, **kwargs: Any
     ) -> None:
-        """
-        Args:
-            proposals: one per data set; a dataset dict says which by its ``proposal_source`` (default 0).
-            fill: what an image without proposals gets: "ground_truth" its objects, "nothing" none; None: an
-                image that the proposals do not have is a KeyError.
-            args, kwargs: as :class:`DatasetMapper`.
+        """Args:
+        proposals: one per data set; a dataset dict says which by its ``proposal_source`` (default 0).
+        fill: what an image without proposals gets: "ground_truth" its objects, "nothing" none; None: an
+            image that the proposals do not have is a KeyError.
+        args, kwargs: as :class:`DatasetMapper`.
         """
         super().__init__(*args, **kwargs)
         self.proposals, self.fill = proposals, fill
@@ -78,8 +75,7 @@ class ProposalDatasetMapper(DatasetMapper):
 
 
 def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-    """
-    Detectron2's training loader of ``cfg.DATASETS.TRAIN``, with proposals if ``MODEL.LOAD_PROPOSALS``.
+    """Detectron2's training loader of ``cfg.DATASETS.TRAIN``, with proposals if ``MODEL.LOAD_PROPOSALS``.
 
     The files are ``DATASETS.PROPOSAL_FILES_TRAIN``, one per data set, or where that is empty the
     ``proposal_file`` of each data set's metadata. The log says how many boxes there are and what they recall.
@@ -106,8 +102,7 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-    """
-    Detectron2's test loader of one data set, with proposals if ``MODEL.LOAD_PROPOSALS``.
+    """Detectron2's test loader of one data set, with proposals if ``MODEL.LOAD_PROPOSALS``.
 
     The file is that of ``DATASETS.PROPOSAL_FILES_TEST`` at the place of the data set in ``DATASETS.TEST``, or
     where that list is empty or ``DATASETS.TEST`` lacks the data set, the ``proposal_file`` of its metadata.
@@ -126,8 +121,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
 
 
 def build_labelled_loader(cfg: CfgNode, dataset_name: str, num_images: int) -> Iterable[list[dict[str, Any]]]:
-    """
-    The first ``num_images`` of a data set as for training, but in order, one by one and without augmentation.
+    """The first ``num_images`` of a data set as for training, but in order, one by one and without augmentation.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`build_train_loader`.
@@ -200,7 +194,7 @@ def _may_miss(cfg: CfgNode) -> bool:
     return value == "ground_truth"
 
 
-def _fill(cfg: CfgNode) -> Optional[str]:
+def _fill(cfg: CfgNode) -> str | None:
     """What the mapper gives to images without proposals: nothing, if the heads add the ground truth anyway."""
     if not _may_miss(cfg):
         return None

@@ -4,8 +4,9 @@ import logging
 import math
 import os
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence, Union
+from typing import Any
 
 from detectron2.structures import BoxMode
 
@@ -20,9 +21,8 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")  # the first one present wins
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def load_voc(root: Union[str, Path], split: str, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """
-    Load one split of a VOC data set as Detectron2 dataset dicts, in the order of the split file.
+def load_voc(root: str | Path, split: str, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Load one split of a VOC data set as Detectron2 dataset dicts, in the order of the split file.
 
     Boxes follow Detectron2's VOC convention: the 1-based inclusive pixels of the XML become XYXY_ABS
     ``[xmin - 1, ymin - 1, xmax, ymax]``. Each annotation also keeps ``difficult`` (0 or 1). A box with
@@ -58,9 +58,8 @@ def load_voc(root: Union[str, Path], split: str, classes: Sequence[str]) -> list
     return dicts
 
 
-def load_voc_images(root: Union[str, Path], split: str) -> list[dict[str, Any]]:
-    """
-    Load a split without annotations; the sizes of the images come from their headers.
+def load_voc_images(root: str | Path, split: str) -> list[dict[str, Any]]:
+    """Load a split without annotations; the sizes of the images come from their headers.
 
     Raises:
         FileNotFoundError: no such split, or images that it names are missing.
@@ -77,9 +76,8 @@ def load_voc_images(root: Union[str, Path], split: str) -> list[dict[str, Any]]:
     return dicts
 
 
-def read_split(root: Union[str, Path], split: str) -> list[str]:
-    """
-    The image ids of a split: the first column of its non-blank lines.
+def read_split(root: str | Path, split: str) -> list[str]:
+    """The image ids of a split: the first column of its non-blank lines.
 
     Raises:
         FileNotFoundError: no such split.

@@ -1,6 +1,7 @@
 """Training: Detectron2's default trainer with this project's data, evaluators, hooks and resume."""
-from .yaml_config import load_config
+
 from .lazy import LazyTrainer, load_lazy_config
 from .trainer import OHEMTrainer
+from .yaml_config import load_config
 
 __all__ = ["LazyTrainer", "OHEMTrainer", "load_config", "load_lazy_config"]

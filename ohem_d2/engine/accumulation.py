@@ -1,4 +1,5 @@
 """Gradient accumulation: one step of the optimizer for several batches."""
+
 import time
 from collections import Counter
 from contextlib import nullcontext
@@ -16,10 +17,9 @@ class AccumulatingTrainer(SimpleTrainer):
     """
 
     def __init__(self, model, data_loader, optimizer, num_batches: int, amp: bool):
-        """
-        Args:
-            num_batches: batches to an iteration (``SOLVER.ACCUMULATE``).
-            amp: train under CUDA's autocast, with loss scaling.
+        """Args:
+        num_batches: batches to an iteration (``SOLVER.ACCUMULATE``).
+        amp: train under CUDA's autocast, with loss scaling.
         """
         super().__init__(model, data_loader, optimizer)
         self.num_batches = num_batches

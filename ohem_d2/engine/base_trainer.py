@@ -1,7 +1,7 @@
 """What the trainers of both config systems have in common."""
 
 import logging
-from typing import Any, Dict
+from typing import Any
 
 from detectron2.engine.train_loop import TrainerBase
 
@@ -25,10 +25,10 @@ class BaseTrainer(TrainerBase):
                 f"iteration {self.iter}: {error}; images of the batch: {files}"
             ) from error
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])

@@ -1,4 +1,5 @@
 """Hooks of the trainer."""
+
 import torch
 from detectron2.engine.hooks import HookBase
 from detectron2.modeling import GeneralizedRCNN

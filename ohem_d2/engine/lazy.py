@@ -8,7 +8,8 @@ something to evaluate, and ``train`` (see ``common/train.py`` of the model zoo).
 
 import os
 import weakref
-from typing import Any, Dict, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
@@ -23,8 +24,8 @@ from torch import nn
 
 from ..data import register_catalog
 from ..utils.checkpoint import CheckedCheckpointer
-from .yaml_config import check_writable
 from .base_trainer import BaseTrainer, NamedBatches
+from .yaml_config import check_writable
 
 _REQUIRED = [
     *("model", "optimizer", "lr_multiplier", "dataloader.train"),
@@ -106,8 +107,7 @@ class LazyTrainer(BaseTrainer):
     """Trains what a LazyConfig describes, as `OHEMTrainer` trains a YAML config."""
 
     def __init__(self, cfg: DictConfig):
-        """
-        Args:
+        """Args:
             cfg: of `load_lazy_config`.
 
         Raises:
@@ -166,7 +166,7 @@ class LazyTrainer(BaseTrainer):
         super().train(self.start_iter, self.cfg.train.max_iter)
 
     @classmethod
-    def test(cls, cfg: DictConfig, model: nn.Module) -> Dict[str, Any]:
+    def test(cls, cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
         """Results of ``dataloader.evaluator`` on ``dataloader.test``; none without an evaluator."""
         if "evaluator" not in cfg.dataloader:
             return {}

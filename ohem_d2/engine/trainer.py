@@ -1,4 +1,5 @@
 """The trainer."""
+
 import weakref
 
 from detectron2.engine import DefaultTrainer
@@ -7,20 +8,19 @@ from detectron2.utils import comm
 
 from ..data import build_test_loader, build_train_loader
 from ..evaluation import build_test_model
-from .accumulation import AccumulatingTrainer
-from ..utils.checkpoint import CheckedCheckpointer
 from ..evaluation.build import build_evaluator, check_evaluation
-from .hooks import AllRoILoss
+from ..utils.checkpoint import CheckedCheckpointer
+from .accumulation import AccumulatingTrainer
 from .base_trainer import BaseTrainer, NamedBatches
+from .hooks import AllRoILoss
 
 
 class OHEMTrainer(BaseTrainer, DefaultTrainer):
     """`DefaultTrainer` with this project's loaders, the evaluator of each data set, and `BaseTrainer`."""
 
     def __init__(self, cfg):
-        """
-        Raises:
-            ValueError, FileNotFoundError: what is trained on or tested with cannot be read; before any training.
+        """Raises:
+        ValueError, FileNotFoundError: what is trained on or tested with cannot be read; before any training.
         """
         check_evaluation(cfg)
         super().__init__(cfg)

@@ -1,9 +1,10 @@
 """From a config file and overrides to a checked config."""
+
 import logging
 import os
 import re
 import tempfile
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg

@@ -3,8 +3,8 @@
 from .coco_evaluation import COCOEvaluator
 from .inference import RCNNWithTTA, build_test_model, check_testing
 from .report import ReportedEvaluators, result_rows
-from .submission import COCOSubmission, VOCSubmission
 from .soft_nms import soft_nms
+from .submission import COCOSubmission, VOCSubmission
 from .voc_evaluation import VOCEvaluator
 from .voting import vote_boxes
 

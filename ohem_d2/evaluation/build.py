@@ -1,7 +1,7 @@
 """Which evaluator a data set gets."""
+
 import os
 from pathlib import Path
-from typing import List
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
@@ -31,7 +31,7 @@ def build_evaluator(cfg, dataset_name: str) -> DatasetEvaluator:
     if not metadata.get("has_annotations", True):
         return VOCSubmission(dataset_name, folder)
     names = _evaluator_names(cfg, dataset_name)
-    evaluators: List[DatasetEvaluator] = []
+    evaluators: list[DatasetEvaluator] = []
     if "coco" in names:
         coco = COCOEvaluator(dataset_name, folder)
         if not coco.labelled:
@@ -44,7 +44,7 @@ def build_evaluator(cfg, dataset_name: str) -> DatasetEvaluator:
     return ReportedEvaluators(evaluators, folder)
 
 
-def _evaluator_names(cfg, dataset_name: str) -> List[str]:
+def _evaluator_names(cfg, dataset_name: str) -> list[str]:
     unknown = [name for name in cfg.TEST.EVALUATORS if name not in _EVALUATORS]
     if unknown:
         raise ValueError(f"TEST.EVALUATORS has {unknown[0]!r}; valid: {', '.join(_EVALUATORS)}")

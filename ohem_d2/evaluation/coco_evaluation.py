@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from typing import Any, Dict
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
@@ -29,10 +29,9 @@ class COCOEvaluator(_COCOEvaluator):
     """
 
     def __init__(self, dataset_name: str, output_dir: str):
-        """
-        Args:
-            dataset_name: a data set in COCO or VOC layout, or one in Detectron2's standard format.
-            output_dir: folder for the detections.
+        """Args:
+        dataset_name: a data set in COCO or VOC layout, or one in Detectron2's standard format.
+        output_dir: folder for the detections.
         """
         metadata = MetadataCatalog.get(dataset_name)
         if hasattr(metadata, "json_file"):
@@ -53,7 +52,7 @@ class COCOEvaluator(_COCOEvaluator):
         return self._do_evaluation
 
 
-def _as_coco(dataset_name: str) -> Dict[str, Any]:
+def _as_coco(dataset_name: str) -> dict[str, Any]:
     """COCO's dict of a data set."""
     metadata = MetadataCatalog.get(dataset_name)
     if not hasattr(metadata, "dirname"):
@@ -69,7 +68,7 @@ def _as_coco(dataset_name: str) -> Dict[str, Any]:
     }
 
 
-def _annotation(image_id: str, found: Dict[str, Any]) -> Dict[str, Any]:
+def _annotation(image_id: str, found: dict[str, Any]) -> dict[str, Any]:
     x1, y1, x2, y2 = found["bbox"]
     return {
         "image_id": image_id,

@@ -3,8 +3,9 @@
 Boxes of images at several sizes meet here. Proposals and detections always lie in an unflipped image whose
 size their ``image_size`` says; `_View` alone knows of flips.
 """
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Dict, List, Sequence, Tuple
 
 import torch
 from detectron2.config import CfgNode
@@ -21,7 +22,7 @@ from .predictions import check_heads, class_predictions
 from .soft_nms import soft_nms
 from .voting import vote_boxes
 
-Size = Tuple[int, int]
+Size = tuple[int, int]
 
 _COMBINE = ("detections", "proposals")
 
@@ -61,14 +62,14 @@ class _View:
     """The images of a batch at one scale, flipped or not, and their features."""
 
     images: ImageList
-    features: Dict[str, Tensor]
+    features: dict[str, Tensor]
     flipped: bool
 
     @property
-    def sizes(self) -> List[Size]:
+    def sizes(self) -> list[Size]:
         return [tuple(size) for size in self.images.image_sizes]
 
-    def move(self, instances: List[Instances]) -> List[Instances]:
+    def move(self, instances: list[Instances]) -> list[Instances]:
         """Boxes of unflipped images of any size, in this view; or its own boxes, in the unflipped images."""
         return [_move(x, size, self.flipped) for x, size in zip(instances, self.sizes)]
 
@@ -85,9 +86,8 @@ class RCNNWithTTA(nn.Module):
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
-        """
-        Raises:
-            ValueError, KeyError: see `check_testing`.
+        """Raises:
+        ValueError, KeyError: see `check_testing`.
         """
         super().__init__()
         model = model.module if isinstance(model, DistributedDataParallel) else model
@@ -103,7 +103,7 @@ class RCNNWithTTA(nn.Module):
         self.nms_thresh = voting.nms_thresh if voting.enabled else heads.NMS_THRESH_TEST
 
     @torch.no_grad()
-    def forward(self, batched_inputs: List[Dict]) -> List[Dict]:
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Inputs and outputs as those of `GeneralizedRCNN` in eval mode."""
         views = self._views(batched_inputs)
         if self.average:
@@ -118,23 +118,23 @@ class RCNNWithTTA(nn.Module):
             outputs.append({"instances": detector_postprocess(found, height, width)})
         return outputs
 
-    def _views(self, batched_inputs: List[Dict]) -> List[_View]:
+    def _views(self, batched_inputs: list[dict]) -> list[_View]:
         """One view for each augmentation, the reference first."""
         if self.mapper is None:
             return [self._view(batched_inputs, flipped=False)]
         views = zip(*(self.mapper(_image_alone(x["image"])) for x in batched_inputs))
         return [self._view(inputs, _is_flipped(inputs[0])) for inputs in views]
 
-    def _view(self, inputs: Sequence[Dict], flipped: bool) -> _View:
+    def _view(self, inputs: Sequence[dict], flipped: bool) -> _View:
         images = self.model.preprocess_image(inputs)
         return _View(images, self.model.backbone(images.tensor), flipped)
 
-    def _proposals(self, view: _View, batched_inputs: List[Dict]) -> List[Instances]:
+    def _proposals(self, view: _View, batched_inputs: list[dict]) -> list[Instances]:
         if self.model.proposal_generator is None:
             return [x["proposals"].to(self.model.device) for x in batched_inputs]
         return view.move(self.model.proposal_generator(view.images, view.features, None)[0])
 
-    def _rounds(self, views: List[_View], batched_inputs: List[Dict]) -> List[List[Instances]]:
+    def _rounds(self, views: list[_View], batched_inputs: list[dict]) -> list[list[Instances]]:
         """Candidates of each round and image, by the mean prediction of `views`, in the size of the first."""
         sizes, proposals = views[0].sizes, self._proposals(views[0], batched_inputs)
         rounds = []
@@ -146,8 +146,8 @@ class RCNNWithTTA(nn.Module):
         return rounds
 
     def _predict(
-        self, views: List[_View], proposals: List[Instances], sizes: List[Size]
-    ) -> Tuple[List[Tensor], List[Tensor]]:
+        self, views: list[_View], proposals: list[Instances], sizes: list[Size]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """As `class_predictions` of `proposals`, averaged over `views`, in images of `sizes`."""
         all_boxes, all_scores = [], []
         for view in views:
@@ -156,7 +156,7 @@ class RCNNWithTTA(nn.Module):
             all_scores.append(scores)
         return _mean(all_boxes), _mean(all_scores)
 
-    def _merge(self, views: List[List[List[Instances]]]) -> List[List[Instances]]:
+    def _merge(self, views: list[list[list[Instances]]]) -> list[list[Instances]]:
         """Candidates of each round and image, of all views, in the size of the first.
 
         Where NMS chooses and nothing votes, these are the final detections of each view, as in Detectron2.
@@ -165,7 +165,7 @@ class RCNNWithTTA(nn.Module):
             views = [[[self._suppress(x) for x in images] for images in rounds] for rounds in views]
         return [[_gather(of_image) for of_image in zip(*of_round)] for of_round in zip(*views)]
 
-    def _choose(self, rounds: List[List[Instances]]) -> List[Instances]:
+    def _choose(self, rounds: list[list[Instances]]) -> list[Instances]:
         """The detections among the candidates of all rounds."""
         union = [Instances.cat(of_image) for of_image in zip(*rounds)]
         kept = [self._suppress(x) for x in union]
@@ -173,7 +173,7 @@ class RCNNWithTTA(nn.Module):
             self._vote(kept, union if self.voting.voters == "all" else rounds[-1])
         return kept
 
-    def _vote(self, kept: List[Instances], voters: List[Instances]) -> None:
+    def _vote(self, kept: list[Instances], voters: list[Instances]) -> None:
         (boxes, _, groups), of_voters = (_flat(x, self.model.roi_heads.num_classes) for x in (kept, voters))
         voted = vote_boxes(boxes, groups, *of_voters, self.voting.vote_thresh)
         for found, of_image in zip(kept, voted.split([len(x) for x in kept])):
@@ -191,7 +191,7 @@ class RCNNWithTTA(nn.Module):
         kept.scores = scores
         return kept[: self.topk] if self.topk >= 0 else kept
 
-    def _other_heads(self, views: List[_View], detections: List[Instances]) -> List[Instances]:
+    def _other_heads(self, views: list[_View], detections: list[Instances]) -> list[Instances]:
         """The detections, with masks averaged over the views and keypoints of the first one."""
         heads = self.model.roi_heads
         views = views if getattr(heads, "mask_on", False) else views[:1]
@@ -211,11 +211,11 @@ def _tta_mapper(cfg: CfgNode) -> DatasetMapperTTA:
     return DatasetMapperTTA(min_sizes=sizes, max_size=aug.MAX_SIZE, flip=aug.FLIP)
 
 
-def _image_alone(image: Tensor) -> Dict:
+def _image_alone(image: Tensor) -> dict:
     return {"image": image.cpu(), "height": image.shape[1], "width": image.shape[2]}
 
 
-def _is_flipped(inputs: Dict) -> bool:
+def _is_flipped(inputs: dict) -> bool:
     return any(isinstance(t, HFlipTransform) for t in inputs["transforms"].transforms)
 
 
@@ -238,14 +238,14 @@ def _regressed(boxes: Tensor, scores: Tensor, size: Size) -> Instances:
     return Instances(size, proposal_boxes=chosen[chosen.nonempty()])
 
 
-def _flat(instances: List[Instances], num_classes: int) -> Tuple[Tensor, Tensor, Tensor]:
+def _flat(instances: list[Instances], num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes, scores and groups (a class of an image each) of a batch."""
     boxes = torch.cat([x.pred_boxes.tensor for x in instances])
     groups = torch.cat([i * num_classes + x.pred_classes for i, x in enumerate(instances)])
     return boxes, torch.cat([x.scores for x in instances]), groups
 
 
-def _mean(of_views: List[List[Tensor]]) -> List[Tensor]:
+def _mean(of_views: list[list[Tensor]]) -> list[Tensor]:
     """For each image the mean over the views."""
     return [torch.stack(of_image).mean(dim=0) for of_image in zip(*of_views)]
 

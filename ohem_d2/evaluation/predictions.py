@@ -2,8 +2,8 @@
 
 Shape letters: R_i RoIs of image i, K foreground classes, L = K, or 1 where all classes share their boxes.
 """
+
 from functools import singledispatch
-from typing import Dict, List, Tuple
 
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, ROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.rotated_fast_rcnn import RROIHeads
@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 def class_predictions(
-    heads: ROIHeads, features: Dict[str, Tensor], proposals: List[Instances]
-) -> Tuple[List[Tensor], List[Tensor]]:
+    heads: ROIHeads, features: dict[str, Tensor], proposals: list[Instances]
+) -> tuple[list[Tensor], list[Tensor]]:
     """Regressed boxes and class scores of `proposals`: what the inference of `heads` chooses detections from.
 
     Args:
@@ -42,7 +42,7 @@ def check_heads(heads: type) -> None:
 
 
 @singledispatch
-def _predict(heads, features, proposals) -> Tuple[List[Tensor], List[Tensor]]:
+def _predict(heads, features, proposals) -> tuple[list[Tensor], list[Tensor]]:
     check_heads(type(heads))
 
 
@@ -73,5 +73,5 @@ def _(heads: CascadeROIHeads, features, proposals):
     return boxes, [sum(of_image) * (1.0 / heads.num_cascade_stages) for of_image in zip(*scores)]
 
 
-def _decode(predictor, predictions, proposals) -> Tuple[List[Tensor], List[Tensor]]:
+def _decode(predictor, predictions, proposals) -> tuple[list[Tensor], list[Tensor]]:
     return predictor.predict_boxes(predictions, proposals), predictor.predict_probs(predictions, proposals)

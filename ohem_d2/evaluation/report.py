@@ -7,7 +7,8 @@ import logging
 import math
 import os
 from collections import OrderedDict
-from typing import Any, Dict, List, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
@@ -26,15 +27,14 @@ class ReportedEvaluators(DatasetEvaluators):
     """Evaluators of one data set; their results go to the log, to ``results.json`` and to ``results.csv``."""
 
     def __init__(self, evaluators: Sequence[DatasetEvaluator], folder: str):
-        """
-        Args:
-            evaluators: whose results have different names.
-            folder: of the two files; made when they are written.
+        """Args:
+        evaluators: whose results have different names.
+        folder: of the two files; made when they are written.
         """
         super().__init__(evaluators)
         self._folder = folder
 
-    def evaluate(self) -> "OrderedDict[str, Dict[str, float]]":
+    def evaluate(self) -> "OrderedDict[str, dict[str, float]]":
         results = super().evaluate()
         rows = result_rows(results)
         if comm.is_main_process() and rows:
@@ -43,7 +43,7 @@ class ReportedEvaluators(DatasetEvaluators):
         return results
 
 
-def result_rows(results: Mapping[str, Mapping[str, float]]) -> List[Dict[str, Any]]:
+def result_rows(results: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """One row per evaluator, class and metric, in their order; class "" is the mean over all, a NaN is None.
 
     Args:
@@ -58,10 +58,10 @@ def result_rows(results: Mapping[str, Mapping[str, float]]) -> List[Dict[str, An
     return rows
 
 
-def _table(rows: Sequence[Dict[str, Any]]) -> str:
+def _table(rows: Sequence[dict[str, Any]]) -> str:
     """A line per class, the means first; a column per evaluator and metric."""
     columns = dict.fromkeys((row["evaluator"], row["metric"]) for row in rows)
-    lines: Dict[str, Dict] = {}
+    lines: dict[str, dict] = {}
     for row in rows:
         lines.setdefault(row["class"], {})[row["evaluator"], row["metric"]] = row["value"]
     body = [[name or "all", *(line.get(column) for column in columns)] for name, line in lines.items()]
@@ -69,7 +69,7 @@ def _table(rows: Sequence[Dict[str, Any]]) -> str:
     return tabulate(body, headers, tablefmt="pipe", floatfmt=".2f", disable_numparse=[0])
 
 
-def _write(folder: str, rows: Sequence[Dict[str, Any]]) -> None:
+def _write(folder: str, rows: Sequence[dict[str, Any]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

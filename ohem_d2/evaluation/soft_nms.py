@@ -2,7 +2,6 @@
 
 Shape letters: C boxes, G groups (classes of an image), M boxes of the largest group.
 """
-from typing import Tuple
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from .voting import elementwise_iou
 @torch.no_grad()
 def soft_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, sigma: float, score_thresh: float, max_per_group: int = -1
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Lower the scores of boxes that overlap a better one of their group, instead of dropping them.
 
     Within a group, again and again: the box of highest score is taken, and the score of each other one is
@@ -47,7 +46,7 @@ def soft_nms(
     return torch.cat(taken)[by_score], lowered
 
 
-def _by_group(boxes: Tensor, scores: Tensor, groups: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+def _by_group(boxes: Tensor, scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes (G, M, 4), scores (G, M) and indices into C (G, M); free places have score -1."""
     groups, order = groups.sort(stable=True)
     counts = groups.unique_consecutive(return_counts=True)[1]

@@ -9,8 +9,9 @@ import re
 import tarfile
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, BinaryIO
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
@@ -30,18 +31,17 @@ _VOC_LINE = re.compile(rf"(\S+) {' '.join([_NUMBER] * 5)}")
 _COCO_KEYS = {"image_id", "category_id", "bbox", "score"}
 
 # (image id, class index, score, (x1, y1, x2, y2) in Detectron2's XYXY_ABS)
-Detection = Tuple[Any, int, float, Sequence[float]]
-Sizes = Mapping[Any, Tuple[int, int]]  # image id -> (width, height)
+Detection = tuple[Any, int, float, Sequence[float]]
+Sizes = Mapping[Any, tuple[int, int]]  # image id -> (width, height)
 
 
 class Submission(DatasetEvaluator):
     """Gathers the detections of all processes; the main one writes and checks a file and puts it in place."""
 
     def __init__(self, dataset_name: str, path: str):
-        """
-        Args:
-            dataset_name: a registered data set; it is loaded.
-            path: of the file.
+        """Args:
+        dataset_name: a registered data set; it is loaded.
+        path: of the file.
         """
         records = DatasetCatalog.get(dataset_name)
         self._sizes: Sizes = {record["image_id"]: (record["width"], record["height"]) for record in records}
@@ -49,15 +49,15 @@ class Submission(DatasetEvaluator):
         self.path = path
 
     def reset(self) -> None:
-        self._detections: List[Detection] = []
+        self._detections: list[Detection] = []
 
-    def process(self, inputs: Sequence[Dict], outputs: Sequence[Dict]) -> None:
+    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         for record, output in zip(inputs, outputs):
             found = output["instances"].to("cpu")
             columns = (found.pred_classes.tolist(), found.scores.tolist(), found.pred_boxes.tensor.tolist())
             self._detections += [(record["image_id"], *detection) for detection in zip(*columns)]
 
-    def evaluate(self) -> "OrderedDict[str, Dict]":
+    def evaluate(self) -> "OrderedDict[str, dict]":
         """Write the file, whose path is logged; there are no results.
 
         Raises:
@@ -97,10 +97,9 @@ class VOCSubmission(Submission):
     """
 
     def __init__(self, dataset_name: str, folder: str):
-        """
-        Args:
-            dataset_name: in VOC layout.
-            folder: of the file, ``comp4_det_test.tar``.
+        """Args:
+        dataset_name: in VOC layout.
+        folder: of the file, ``comp4_det_test.tar``.
         """
         metadata = MetadataCatalog.get(dataset_name)
         stem = f"{COMPETITION}_det_{metadata.split}"
@@ -108,7 +107,7 @@ class VOCSubmission(Submission):
         self._members = [f"results/VOC{metadata.year}/Main/{stem}_{name}.txt" for name in self._classes]
 
     def write(self, file: BinaryIO, detections: Sequence[Detection]) -> None:
-        lines: List[List[str]] = [[] for _ in self._members]
+        lines: list[list[str]] = [[] for _ in self._members]
         for image_id, index, score, (x1, y1, x2, y2) in detections:
             x2, y2 = max(x2, 1), max(y2, 1)
             x1, y1 = min(x1 + 1, x2), min(y1 + 1, y2)
@@ -172,11 +171,10 @@ class COCOSubmission(Submission):
     """
 
     def __init__(self, dataset_name: str, folder: str, algorithm: str):
-        """
-        Args:
-            dataset_name: in COCO layout.
-            folder: of the file, ``detections_TESTSET_ALG_results.zip``.
-            algorithm: ALG; all but letters, digits and dots become "-".
+        """Args:
+        dataset_name: in COCO layout.
+        folder: of the file, ``detections_TESTSET_ALG_results.zip``.
+        algorithm: ALG; all but letters, digits and dots become "-".
         """
         test_set = Path(MetadataCatalog.get(dataset_name).json_file).stem.removeprefix("image_info_")
         stem = f"detections_{test_set}_{re.sub(r'[^A-Za-z0-9.]+', '-', algorithm)}_results"
@@ -190,7 +188,7 @@ class COCOSubmission(Submission):
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(self._member, content)
 
-    def _results(self, detections: Sequence[Detection]) -> Iterator[Dict[str, Any]]:
+    def _results(self, detections: Sequence[Detection]) -> Iterator[dict[str, Any]]:
         for image_id, index, score, box in detections:
             x1, y1, x2, y2 = (round(corner, 1) for corner in box)
             yield {
@@ -247,7 +245,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _size(image_id: Any, sizes: Sizes) -> Tuple[int, int]:
+def _size(image_id: Any, sizes: Sizes) -> tuple[int, int]:
     if type(image_id) not in (int, str) or image_id not in sizes:
         raise ValueError(f"image id {brief(image_id)} is none of the test set's")
     return sizes[image_id]

@@ -3,7 +3,8 @@
 import os
 import tempfile
 from collections import OrderedDict
-from typing import Dict, List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Optional
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -33,9 +34,8 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
       COCO.
     """
 
-    def __init__(self, dataset_name: str, years: Optional[Mapping[str, int]] = None):
-        """
-        Args:
+    def __init__(self, dataset_name: str, years: Mapping[str, int] | None = None):
+        """Args:
             dataset_name: a data set in VOC layout.
             years: the name of a result -> 2007 (AP at 11 recalls) or 2012 (area); default: "bbox", by the
                 year of the data set.
@@ -55,7 +55,7 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         objects = [found for image_id in self._ids for found in self._read(image_id)]
         self._evaluated = {found["name"] for found in objects if not found["difficult"]}
 
-    def _read(self, image_id: str) -> List[Dict]:
+    def _read(self, image_id: str) -> list[dict]:
         """The objects of an image. Detectron2 keeps what it reads, so that reading it first costs nothing."""
         file = self._anno_file_template.format(image_id)
         try:
@@ -68,11 +68,10 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
                 "truncated, difficult and a bndbox of integers"
             ) from None
 
-    def evaluate(self) -> Optional["OrderedDict[str, Dict[str, float]]"]:
-        """
-        Returns:
-            for each result AP (mean over IoU 0.5, 0.55, ..., 0.95), AP50 and AP75 in percent: means over the
-            classes and, as AP-CLASS and so on, those of each class. None in all processes but the main one.
+    def evaluate(self) -> Optional["OrderedDict[str, dict[str, float]]"]:
+        """Returns:
+        for each result AP (mean over IoU 0.5, 0.55, ..., 0.95), AP50 and AP75 in percent: means over the
+        classes and, as AP-CLASS and so on, those of each class. None in all processes but the main one.
         """
         predictions = comm.gather(self._predictions)
         if not comm.is_main_process():
@@ -86,14 +85,14 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
                         aps[key][:, index] = column
         return OrderedDict((key, _summary(values, self._class_names)) for key, values in aps.items())
 
-    def _class_aps(self, folder: str, name: str, lines: List[str]) -> Dict[str, List[float]]:
+    def _class_aps(self, folder: str, name: str, lines: list[str]) -> dict[str, list[float]]:
         """For each result the AP of a class at each threshold."""
         split, detections = os.path.join(folder, "split.txt"), os.path.join(folder, "detections.txt")
         with open(split, "w") as file:
             file.write("\n".join(self._ids))
         with open(detections, "w") as file:
             file.write("\n".join(_ranked(lines, self._ids)))
-        aps: Dict[str, List[float]] = {key: [] for key in self._years}
+        aps: dict[str, list[float]] = {key: [] for key in self._years}
         for threshold in THRESHOLDS:
             recall, precision, _ = voc_eval(
                 detections, self._anno_file_template, split, name, ovthresh=threshold / 100
@@ -108,7 +107,7 @@ def _ap_at_11_recalls(recall: np.ndarray, precision: np.ndarray) -> float:
     return float(np.mean([precision[recall >= tenth].max(initial=0) for tenth in np.arange(11) / 10]))
 
 
-def _ranked(lines: List[str], ids: List[str]) -> List[str]:
+def _ranked(lines: list[str], ids: list[str]) -> list[str]:
     """The lines ``id score x1 y1 x2 y2`` in order, a rank in place of each score, so that none are equal."""
     place = {image_id: index for index, image_id in enumerate(ids)}
     rows = [line.split(" ", 2) for line in lines]
@@ -116,7 +115,7 @@ def _ranked(lines: List[str], ids: List[str]) -> List[str]:
     return [f"{image_id} {-rank} {box}" for rank, (image_id, _, box) in enumerate(rows)]
 
 
-def _summary(aps: np.ndarray, classes: List[str]) -> Dict[str, float]:
+def _summary(aps: np.ndarray, classes: list[str]) -> dict[str, float]:
     """From AP (thresholds, classes) to the named figures."""
     columns = {"AP": aps.mean(axis=0), **{f"AP{t}": aps[THRESHOLDS.index(t)] for t in (50, 75)}}
     figures = {}

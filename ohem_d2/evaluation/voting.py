@@ -2,6 +2,7 @@
 
 Shape letters: S boxes that NMS has kept, V boxes that vote, P pairs of both that belong to the same group.
 """
+
 import torch
 from torch import Tensor
 

@@ -2,7 +2,14 @@
 
 Everything here runs on the device of its inputs and can be used with any detector.
 """
-from .losses import box_iou_losses, classification_losses, encode_boxes, sigmoid_classification_losses, smooth_l1_losses
+
+from .losses import (
+    box_iou_losses,
+    classification_losses,
+    encode_boxes,
+    sigmoid_classification_losses,
+    smooth_l1_losses,
+)
 from .readonly import read_only
 from .selection import (
     RankedRoIs,

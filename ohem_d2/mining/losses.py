@@ -2,7 +2,8 @@
 
 Shape letters: R RoIs, K foreground classes. Label K is the background.
 """
-from typing import Optional, Sequence
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def classification_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def sigmoid_classification_losses(
-    logits: Tensor, labels: Tensor, class_weights: Optional[Tensor] = None
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
 ) -> Tensor:
     """Binary cross-entropy of each RoI, summed over the K foreground classes.
 

@@ -1,6 +1,7 @@
 """The guard of the read-only pass: a forward that leaves no trace in the module."""
+
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 import torch
 from torch import nn

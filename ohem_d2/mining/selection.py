@@ -2,7 +2,8 @@
 
 Shape letters: R candidate RoIs of all images, S survivors of NMS, H selected ("hard") RoIs.
 """
-from typing import NamedTuple, Optional
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from .suppression import suppress_duplicates
 class RankedRoIs(NamedTuple):
     """Result of `rank_hard_rois`; indices are int64, into the R candidates. The host knows S, but not yet H."""
 
-    order: Tensor  # (S,) first the H selected, grouped by image id ascending, within an image by loss descending
+    order: (
+        Tensor  # (S,) first the H selected, grouped by image id ascending, within an image by loss descending
+    )
     num_selected: Tensor  # () int64, H
     survivors: Tensor  # (S,) what NMS kept, by loss descending over all images
 
@@ -29,10 +32,10 @@ def select_hard_rois(
     boxes: Tensor,
     image_ids: Tensor,
     num_per_image: int,
-    nms_thresh: Optional[float] = 0.7,
-    class_ids: Optional[Tensor] = None,
+    nms_thresh: float | None = 0.7,
+    class_ids: Tensor | None = None,
     *,
-    num_images: Optional[int] = None,
+    num_images: int | None = None,
 ) -> Tensor:
     """Indices of the RoIs to train on: the ones of highest loss that are not duplicates of each other.
 
@@ -60,7 +63,9 @@ def select_hard_rois(
         ValueError: a shape, dtype or range that does not fit.
         FloatingPointError: a loss that is not finite; names the images.
     """
-    ranked = rank_hard_rois(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images=num_images)
+    ranked = rank_hard_rois(
+        losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images=num_images
+    )
     num_not_finite, num_selected = torch.stack([count_not_finite(losses), ranked.num_selected]).tolist()
     check_finite(num_not_finite, losses, image_ids)
     return ranked.order[:num_selected]
@@ -72,10 +77,10 @@ def rank_hard_rois(
     boxes: Tensor,
     image_ids: Tensor,
     num_per_image: int,
-    nms_thresh: Optional[float] = 0.7,
-    class_ids: Optional[Tensor] = None,
+    nms_thresh: float | None = 0.7,
+    class_ids: Tensor | None = None,
     *,
-    num_images: Optional[int] = None,
+    num_images: int | None = None,
 ) -> RankedRoIs:
     """As `select_hard_rois`, for callers that have more to read from the device than the number of the selected.
 
@@ -116,7 +121,9 @@ def _joint_ids(image_ids: Tensor, class_ids: Tensor) -> Tensor:
 
 
 def _rank_in_image(grouped_ids: Tensor) -> Tensor:
-    return torch.arange(len(grouped_ids), device=grouped_ids.device) - torch.searchsorted(grouped_ids, grouped_ids)
+    return torch.arange(len(grouped_ids), device=grouped_ids.device) - torch.searchsorted(
+        grouped_ids, grouped_ids
+    )
 
 
 def _check_arguments(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images) -> None:
@@ -126,7 +133,9 @@ def _check_arguments(losses, boxes, image_ids, num_per_image, nms_thresh, class_
     if boxes.shape != (num_rois, 4) or not boxes.is_floating_point():
         raise ValueError(f"boxes must be ({num_rois}, 4) floating point, got {_describe(boxes)}")
     for name, ids in (("image_ids", image_ids), ("class_ids", class_ids)):
-        if ids is not None and (ids.shape != (num_rois,) or ids.is_floating_point() or ids.dtype == torch.bool):
+        if ids is not None and (
+            ids.shape != (num_rois,) or ids.is_floating_point() or ids.dtype == torch.bool
+        ):
             raise ValueError(f"{name} must be ({num_rois},) integer, got {_describe(ids)}")
     for name, number in (("num_per_image", num_per_image), ("num_images", num_images)):
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):

@@ -1,4 +1,5 @@
 """De-duplication of hard RoIs: greedy non-maximum suppression with the loss as score."""
+
 import torch
 from torch import Tensor
 from torchvision.ops import nms
@@ -40,6 +41,8 @@ def _group_by_group(losses: Tensor, boxes: Tensor, groups: Tensor, iou_thresh: f
     """Compares boxes of the same group alone; a CPU waits for nothing."""
     sizes = groups.unique(return_counts=True)[1].tolist()
     rows_of_groups = torch.sort(groups, stable=True).indices.split(sizes)
-    kept = torch.cat([rows[nms(boxes[rows], losses[rows], iou_thresh)] for rows in rows_of_groups] or [groups[:0]])
+    kept = torch.cat(
+        [rows[nms(boxes[rows], losses[rows], iou_thresh)] for rows in rows_of_groups] or [groups[:0]]
+    )
     kept = kept.sort().values
     return kept[torch.sort(losses[kept], descending=True, stable=True).indices]

@@ -1,5 +1,6 @@
 """Detectron2 glue: RoI heads, proposal networks and one-stage detectors that train on hard examples; backbones."""
-from .backbones import VGG16, TorchvisionBackbone, VGG16BoxHead, VGG_CNN_M_1024, VGG_CNN_M_1024BoxHead
+
+from .backbones import VGG16, VGG_CNN_M_1024, TorchvisionBackbone, VGG16BoxHead, VGG_CNN_M_1024BoxHead
 from .candidates import inspect_candidates
 from .mixin import OHEMMixin
 from .retinanet import OHEMRetinaNet, OHEMRetinaNetMixin

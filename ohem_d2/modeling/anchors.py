@@ -2,7 +2,8 @@
 
 Shape letters: N images, R anchors of one image (all levels together), T of them that go into NMS.
 """
-from typing import Dict, List, NamedTuple, Optional, Type
+
+from typing import NamedTuple
 
 import torch
 from detectron2.config import configurable
@@ -11,7 +12,14 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from ..config import AnchorOHEMOptions
-from ..mining import box_iou_losses, check_finite, count_not_finite, encode_boxes, rank_hard_rois, smooth_l1_losses
+from ..mining import (
+    box_iou_losses,
+    check_finite,
+    count_not_finite,
+    encode_boxes,
+    rank_hard_rois,
+    smooth_l1_losses,
+)
 from .statistics import write_anchor_statistics
 
 
@@ -34,13 +42,12 @@ class AnchorOHEMMixin:
     objects, which class of Detectron2 its parent is or derives from, and which options it has.
     """
 
-    family: Type[nn.Module]
-    options_class: Type[AnchorOHEMOptions]
+    family: type[nn.Module]
+    options_class: type[AnchorOHEMOptions]
 
     @configurable
-    def __init__(self, *, ohem: Optional[AnchorOHEMOptions] = None, **kwargs):
-        """
-        Args:
+    def __init__(self, *, ohem: AnchorOHEMOptions | None = None, **kwargs):
+        """Args:
             ohem: how to mine; None: the defaults.
             kwargs: the parent's.
 
@@ -59,11 +66,11 @@ class AnchorOHEMMixin:
 
     def anchor_losses(
         self,
-        anchors: List[Boxes],
-        pred_logits: List[Tensor],
+        anchors: list[Boxes],
+        pred_logits: list[Tensor],
         gt_labels: Tensor,
-        pred_anchor_deltas: List[Tensor],
-        gt_boxes: List[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Tensor],
     ) -> Tensor:
         """Loss of each anchor: what the parent's ``losses`` sums, before it divides the sum.
 
@@ -81,7 +88,7 @@ class AnchorOHEMMixin:
         raise NotImplementedError
 
     @torch.jit.unused
-    def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes) -> Dict[str, Tensor]:
+    def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes) -> dict[str, Tensor]:
         """The parent's losses of the hard anchors; arguments and result are the parent's."""
         if self.is_mining:
             gt_labels = torch.stack(gt_labels)
@@ -89,7 +96,7 @@ class AnchorOHEMMixin:
         return super().losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
 
     @torch.no_grad()
-    def _hard_labels(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes) -> List[Tensor]:
+    def _hard_labels(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes) -> list[Tensor]:
         losses = self.anchor_losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
         candidates = gt_labels >= 0
         hard = mine_anchors(losses, Boxes.cat(anchors).tensor, candidates, self.ohem)
@@ -157,10 +164,10 @@ def mine_anchors(
 
 def anchor_box_losses(
     model: nn.Module,
-    anchors: List[Boxes],
+    anchors: list[Boxes],
     foreground: Tensor,
-    pred_anchor_deltas: List[Tensor],
-    gt_boxes: List[Tensor],
+    pred_anchor_deltas: list[Tensor],
+    gt_boxes: list[Tensor],
 ) -> Tensor:
     """Box loss of each anchor, with the type, beta and transform that `model` (RPN or RetinaNet) trains with.
 

@@ -2,10 +2,11 @@
 
 Shape letters: R candidate RoIs of all images, K foreground classes. Label K is the background.
 """
+
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial, singledispatch
 from itertools import accumulate
-from typing import Dict, Iterator, List, Optional
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -25,7 +26,9 @@ from .roi_losses import check_rankable, federated_class_weights, ranking_losses
 _CHUNK = 1024
 
 
-def label_candidates(heads: ROIHeads, proposals: List[Instances], targets: List[Instances]) -> List[Instances]:
+def label_candidates(
+    heads: ROIHeads, proposals: list[Instances], targets: list[Instances]
+) -> list[Instances]:
     """Match proposals with objects by the matcher of `heads`; leave out those labelled -1 (ignore).
 
     Args:
@@ -44,7 +47,10 @@ def label_candidates(heads: ROIHeads, proposals: List[Instances], targets: List[
 
 
 def _match(matcher: Matcher, num_classes: int, proposals: Instances, targets: Instances) -> Instances:
-    labelled, device = Instances(proposals.image_size, **proposals.get_fields()), proposals.proposal_boxes.device
+    labelled, device = (
+        Instances(proposals.image_size, **proposals.get_fields()),
+        proposals.proposal_boxes.device,
+    )
     if len(targets) > 0:
         ious = pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)  # (objects, R)
         labelled.gt_ious, matched = ious.max(dim=0)
@@ -71,9 +77,9 @@ def _labels(matcher: Matcher, ious: Tensor, best: Tensor) -> Tensor:
 
 def candidate_losses(
     heads: ROIHeads,
-    features: Dict[str, Tensor],
-    candidates: List[Instances],
-    targets: List[Instances],
+    features: dict[str, Tensor],
+    candidates: list[Instances],
+    targets: list[Instances],
     options: OHEMOptions,
 ) -> Tensor:
     """Loss of every candidate under the current weights, in a pass that leaves no trace in `heads`.
@@ -151,7 +157,9 @@ def _(heads: CascadeROIHeads, features, candidates, targets, rank) -> Tensor:
             # Half precision may have overflowed: that is told by the loss, where Detectron2 asserts on the boxes.
             finite = torch.cat([b.isfinite().all(dim=1) for b in boxes])
             total = torch.where(finite, total, float("nan"))
-            proposals = heads._create_proposals_from_boxes([b.nan_to_num(0, 0, 0) for b in boxes], image_sizes)
+            proposals = heads._create_proposals_from_boxes(
+                [b.nan_to_num(0, 0, 0) for b in boxes], image_sizes
+            )
             alive = alive & torch.cat([p.proposal_boxes.nonempty() for p in proposals])
             proposals = heads._match_and_label_boxes(proposals, stage, targets)
         predictions = heads._run_stage(feature_list, proposals, stage)
@@ -161,17 +169,17 @@ def _(heads: CascadeROIHeads, features, candidates, targets, rank) -> Tensor:
     return total
 
 
-def _predictors(heads: ROIHeads) -> List[nn.Module]:
+def _predictors(heads: ROIHeads) -> list[nn.Module]:
     predictor = heads.box_predictor
     return list(predictor) if isinstance(predictor, nn.ModuleList) else [predictor]
 
 
-def _drawn_class_weights(heads: ROIHeads, candidates, targets) -> Optional[Tensor]:
+def _drawn_class_weights(heads: ROIHeads, candidates, targets) -> Tensor | None:
     labels = torch.cat([x.gt_classes for x in [*candidates, *targets]])
     return federated_class_weights(_predictors(heads)[0], labels)
 
 
-def _chunks(candidates: List[Instances], size: int) -> Iterator[List[Instances]]:
+def _chunks(candidates: list[Instances], size: int) -> Iterator[list[Instances]]:
     """Split R candidates into runs of at most `size`; each run has one, perhaps empty, `Instances` per image."""
     ends = list(accumulate(len(c) for c in candidates))
     starts = [0, *ends[:-1]]
@@ -202,7 +210,7 @@ def _precision(name: str, device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
-def inspect_candidates(model: GeneralizedRCNN, batched_inputs: List[Dict]) -> List[Instances]:
+def inspect_candidates(model: GeneralizedRCNN, batched_inputs: list[dict]) -> list[Instances]:
     """The candidate RoIs of some training images and their losses in float32, outside training.
 
     Args:

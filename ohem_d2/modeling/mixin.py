@@ -1,10 +1,11 @@
 """Online hard example mining for any RoI heads of Detectron2."""
+
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
 import torch
 from detectron2.config import configurable
@@ -37,9 +38,8 @@ class OHEMMixin:
     """
 
     @configurable
-    def __init__(self, *, ohem: Optional[OHEMOptions] = None, **kwargs):
-        """
-        Args:
+    def __init__(self, *, ohem: OHEMOptions | None = None, **kwargs):
+        """Args:
             ohem: how to mine; None: the defaults.
             kwargs: the parent's.
 
@@ -49,7 +49,7 @@ class OHEMMixin:
         """
         super().__init__(**kwargs)
         self.ohem = ohem if ohem is not None else OHEMOptions()
-        self._features: Optional[Dict[str, Tensor]] = None
+        self._features: dict[str, Tensor] | None = None
         if self.is_mining:
             check_minable(self)
             if self.ohem.naive and isinstance(self.box_predictor, nn.ModuleList):
@@ -86,7 +86,9 @@ class OHEMMixin:
         return plain
 
     @torch.no_grad()
-    def label_and_sample_proposals(self, proposals: List[Instances], targets: List[Instances]) -> List[Instances]:
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
         """Replace the proposals of each image by its hard ones, labelled as the parent labels them."""
         if not self.is_mining:
             return super().label_and_sample_proposals(proposals, targets)
@@ -99,7 +101,7 @@ class OHEMMixin:
         with self._sampling_all(max(map(len, proposals))):
             return super().label_and_sample_proposals(proposals, targets)
 
-    def _hard_proposals(self, proposals: List[Instances], targets: List[Instances]) -> List[Instances]:
+    def _hard_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
         candidates = label_candidates(self, proposals, targets)
         try:
             hard = self._mine(self._candidate_losses(candidates, targets, self.ohem), candidates)
@@ -113,7 +115,7 @@ class OHEMMixin:
     def _candidate_losses(self, candidates, targets, options: OHEMOptions) -> Tensor:
         return candidate_losses(self, self._features, candidates, targets, options)
 
-    def _mine(self, losses: Tensor, candidates: List[Instances]) -> List[Tensor]:
+    def _mine(self, losses: Tensor, candidates: list[Instances]) -> list[Tensor]:
         """Select by `losses` (R,), which are in the order of the concatenated candidates.
 
         Returns:
@@ -124,7 +126,9 @@ class OHEMMixin:
         all_rows = torch.arange(len(losses), device=losses.device)
         # A pooled budget can take any number of an image's RoIs.
         is_cut = max(sizes) > _NMS_TOPK and self.ohem.budget == "image"
-        ranked = self._rank(losses, candidates, image_ids, _hardest_of_each_image(losses, sizes) if is_cut else all_rows)
+        ranked = self._rank(
+            losses, candidates, image_ids, _hardest_of_each_image(losses, sizes) if is_cut else all_rows
+        )
         statistics = read_mining_statistics(losses, candidates, ranked, self.num_classes)
         check_finite(statistics.num_not_finite, losses, image_ids)
         if is_cut and sum(statistics.num_selected) < self.batch_size_per_image * len(candidates):
@@ -135,7 +139,9 @@ class OHEMMixin:
         selected = ranked.order[: sum(statistics.num_selected)].split(statistics.num_selected)
         return [rows - first for rows, first in zip(selected, accumulate(sizes, initial=0))]
 
-    def _rank(self, losses: Tensor, candidates: List[Instances], image_ids: Tensor, rows: Tensor) -> RankedRoIs:
+    def _rank(
+        self, losses: Tensor, candidates: list[Instances], image_ids: Tensor, rows: Tensor
+    ) -> RankedRoIs:
         """`rank_hard_rois` among `rows` of the concatenated candidates."""
         options = self.ohem
         ranked = rank_hard_rois(
@@ -168,19 +174,21 @@ class OHEMMixin:
         finally:
             del self.box_predictor.losses
 
-    def _losses_of_hard_rois(self, losses_of, predictions: Tuple[Tensor, ...], proposals: List[Instances]):
+    def _losses_of_hard_rois(self, losses_of, predictions: tuple[Tensor, ...], proposals: list[Instances]):
         ranking = ranking_losses(self.box_predictor, predictions, proposals, self.ohem.rank_by)
         rows = self._mine(ranking, proposals)
         firsts = accumulate(map(len, proposals), initial=0)
         selected = torch.cat([first + r for first, r in zip(firsts, rows)])
         losses = losses_of(tuple(p[selected] for p in predictions), [p[r] for p, r in zip(proposals, rows)])
-        for p, r in zip(proposals, rows):  # easy RoIs are no foreground for the mask and keypoint heads either
+        for p, r in zip(
+            proposals, rows
+        ):  # easy RoIs are no foreground for the mask and keypoint heads either
             easy = torch.ones_like(p.gt_classes, dtype=torch.bool).index_fill_(0, r, False)
             p.gt_classes = torch.where(easy, -1, p.gt_classes)
         return losses
 
 
-def _hardest_of_each_image(losses: Tensor, sizes: List[int]) -> Tensor:
+def _hardest_of_each_image(losses: Tensor, sizes: list[int]) -> Tensor:
     """Rows of the `_NMS_TOPK` highest losses of each image, of equal ones the lower row first."""
     firsts = accumulate(sizes, initial=0)
     ranked = [torch.sort(of_image, descending=True, stable=True).indices for of_image in losses.split(sizes)]

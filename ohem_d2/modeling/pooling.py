@@ -2,7 +2,6 @@
 
 Shape letters: R RoIs of N images, U of them with bins of their own.
 """
-from typing import List, Optional, Tuple
 
 import torch
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
@@ -12,8 +11,8 @@ from torchvision.ops import RoIPool
 
 
 def pool_rois(
-    pooler: ROIPooler, features: List[Tensor], boxes: List[Boxes], share: bool
-) -> Tuple[Tensor, Optional[Tensor]]:
+    pooler: ROIPooler, features: list[Tensor], boxes: list[Boxes], share: bool
+) -> tuple[Tensor, Tensor | None]:
     """Pool RoIs; those of equal bins once.
 
     RoIPool rounds a RoI to cells of the feature map, so that RoIs which differ by less are the same to the head
@@ -40,7 +39,7 @@ def pool_rois(
     return level_pooler(features[0], _with_image(boxes)), None
 
 
-def _pool_levels(pooler: ROIPooler, features: List[Tensor], boxes: List[Boxes]) -> Tensor:
+def _pool_levels(pooler: ROIPooler, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
     levels = assign_boxes_to_levels(
         boxes, pooler.min_level, pooler.max_level, pooler.canonical_box_size, pooler.canonical_level
     )
@@ -55,12 +54,12 @@ def _pool_levels(pooler: ROIPooler, features: List[Tensor], boxes: List[Boxes]) 
     return output
 
 
-def _with_image(boxes: List[Boxes]) -> Tensor:
+def _with_image(boxes: list[Boxes]) -> Tensor:
     """(R, 5): the place of the image in the batch, and XYXY_ABS."""
     return torch.cat([torch.nn.functional.pad(b.tensor, (1, 0), value=float(i)) for i, b in enumerate(boxes)])
 
 
-def _share_rois(rois: Tensor, scale: float) -> Tuple[Tensor, Tensor]:
+def _share_rois(rois: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """One RoI for all that RoIPool rounds to the same cells of a feature map.
 
     Args:

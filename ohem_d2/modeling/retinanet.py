@@ -1,5 +1,4 @@
 """One-stage detectors that train on hard anchors."""
-from typing import List
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
@@ -39,11 +38,11 @@ class OHEMRetinaNetMixin(AnchorOHEMMixin):
 
     def anchor_losses(
         self,
-        anchors: List[Boxes],
-        pred_logits: List[Tensor],
+        anchors: list[Boxes],
+        pred_logits: list[Tensor],
         gt_labels: Tensor,
-        pred_anchor_deltas: List[Tensor],
-        gt_boxes: List[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Tensor],
     ) -> Tensor:
         labels_of_levels = gt_labels.split([logits.shape[1] for logits in pred_logits], dim=1)
         cls_losses = torch.cat(list(map(self._focal_losses, pred_logits, labels_of_levels)), dim=1)

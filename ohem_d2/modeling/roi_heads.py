@@ -1,4 +1,5 @@
 """Detectron2's three families of RoI heads, mined."""
+
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, Res5ROIHeads, StandardROIHeads
 
 from .mixin import OHEMMixin

@@ -2,7 +2,6 @@
 
 Shape letters: R RoIs of all images, K foreground classes. Label K is the background.
 """
-from typing import List, Optional, Tuple
 
 import torch
 from detectron2.layers import cat
@@ -23,7 +22,7 @@ from ..mining import (
 _LOSS_METHODS = ("losses", "box_reg_loss", "sigmoid_cross_entropy_loss")
 
 
-def roi_losses(box_predictor: nn.Module, predictions, proposals: List[Instances]) -> Tensor:
+def roi_losses(box_predictor: nn.Module, predictions, proposals: list[Instances]) -> Tensor:
     """Loss of each RoI: classification + box regression, weighted as `box_predictor` weights them.
 
     The mean of it over a set of RoIs is the sum of what ``box_predictor.losses`` returns for that set. A
@@ -48,9 +47,9 @@ def roi_losses(box_predictor: nn.Module, predictions, proposals: List[Instances]
 def ranking_losses(
     box_predictor: nn.Module,
     predictions,
-    proposals: List[Instances],
+    proposals: list[Instances],
     rank_by: str,
-    class_weights: Optional[Tensor] = None,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """`roi_losses`, or one term of it.
 
@@ -76,10 +75,10 @@ def ranking_losses(
 
 def _loss_terms(
     box_predictor: FastRCNNOutputLayers,
-    predictions: Tuple[Tensor, Tensor],
-    proposals: List[Instances],
-    class_weights: Optional[Tensor],
-) -> Tuple[Tensor, Tensor]:
+    predictions: tuple[Tensor, Tensor],
+    proposals: list[Instances],
+    class_weights: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     logits, deltas = predictions
     if len(logits) == 0:
         return logits.new_zeros(0, dtype=torch.float32), logits.new_zeros(0, dtype=torch.float32)
@@ -97,7 +96,7 @@ def _loss_terms(
     return cls_losses * weight.get("loss_cls", 1.0), box_losses * weight.get("loss_box_reg", 1.0)
 
 
-def federated_class_weights(box_predictor: FastRCNNOutputLayers, labels: Tensor) -> Optional[Tensor]:
+def federated_class_weights(box_predictor: FastRCNNOutputLayers, labels: Tensor) -> Tensor | None:
     """Draw the classes that the federated loss of `box_predictor` counts for RoIs of these labels.
 
     Returns:
@@ -140,11 +139,15 @@ def _box_losses(predictor, deltas: Tensor, boxes: Tensor, gt_boxes: Tensor, labe
     foreground = (labels >= 0) & (labels < predictor.num_classes)
     if deltas.shape[1] != 4:
         rows = torch.arange(len(labels), device=labels.device)
-        deltas = deltas.view(len(labels), predictor.num_classes, 4)[rows, labels.clamp(0, predictor.num_classes - 1)]
+        deltas = deltas.view(len(labels), predictor.num_classes, 4)[
+            rows, labels.clamp(0, predictor.num_classes - 1)
+        ]
     transform = predictor.box2box_transform
     if predictor.box_reg_loss_type == "smooth_l1":
         targets = encode_boxes(boxes, gt_boxes, transform.weights)
         losses = smooth_l1_losses(deltas, targets, predictor.smooth_l1_beta)
     else:
-        losses = box_iou_losses(predictor.box_reg_loss_type, transform.apply_deltas(deltas.float(), boxes), gt_boxes)
+        losses = box_iou_losses(
+            predictor.box_reg_loss_type, transform.apply_deltas(deltas.float(), boxes), gt_boxes
+        )
     return torch.where(foreground, losses, torch.zeros_like(losses))

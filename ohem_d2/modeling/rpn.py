@@ -1,5 +1,4 @@
 """Region proposal networks that train on hard anchors."""
-from typing import List
 
 import torch
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
@@ -35,11 +34,11 @@ class OHEMRPNMixin(AnchorOHEMMixin):
 
     def anchor_losses(
         self,
-        anchors: List[Boxes],
-        pred_logits: List[Tensor],
+        anchors: list[Boxes],
+        pred_logits: list[Tensor],
         gt_labels: Tensor,
-        pred_anchor_deltas: List[Tensor],
-        gt_boxes: List[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        gt_boxes: list[Tensor],
     ) -> Tensor:
         foreground = self.is_foreground(gt_labels)
         logits = torch.cat(pred_logits, dim=1).float()  # (N, R)

@@ -1,6 +1,8 @@
 """What was mined, in the event storage under ``ohem/``."""
+
+from collections.abc import Hashable
 from math import isfinite
-from typing import Dict, Hashable, List, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.structures import Instances
@@ -13,13 +15,13 @@ from ..mining import RankedRoIs, count_not_finite
 class MiningStatistics(NamedTuple):
     """What the host learns of one iteration."""
 
-    scalars: Dict[str, float]
-    num_selected: List[int]  # of each image
+    scalars: dict[str, float]
+    num_selected: list[int]  # of each image
     num_not_finite: int  # losses
 
 
 def read_mining_statistics(
-    losses: Tensor, candidates: List[Instances], ranked: RankedRoIs, num_classes: int
+    losses: Tensor, candidates: list[Instances], ranked: RankedRoIs, num_classes: int
 ) -> MiningStatistics:
     """All that the host needs of a selection, in one copy.
 
@@ -34,13 +36,17 @@ def read_mining_statistics(
     if candidates[0].has("gt_ious"):
         ious, hard_foreground = torch.cat([c.gt_ious for c in candidates]), foreground & selected
         scalars["mean_fg_iou"] = torch.where(hard_foreground, ious, 0).sum() / hard_foreground.sum()
-    num_selected = {i: of_image.sum() for i, of_image in enumerate(selected.split([len(c) for c in candidates]))}
+    num_selected = {
+        i: of_image.sum() for i, of_image in enumerate(selected.split([len(c) for c in candidates]))
+    }
     values = _to_host({**scalars, **num_selected, "not finite": count_not_finite(losses)})
     counts = [int(values[i]) for i in num_selected]
     return MiningStatistics({name: values[name] for name in scalars}, counts, int(values["not finite"]))
 
 
-def write_mining_statistics(statistics: MiningStatistics, candidates: List[Instances], num_survivors: int) -> None:
+def write_mining_statistics(
+    statistics: MiningStatistics, candidates: list[Instances], num_survivors: int
+) -> None:
     """Write the scalars of one iteration.
 
     ``num_candidates``, ``num_survivors`` (of NMS) and ``num_selected`` are means per image. ``fg_fraction``
@@ -63,10 +69,12 @@ def write_anchor_statistics(
         num_survivors: of NMS, whose input are the candidates of highest loss; all images together.
     """
     losses, selected, foreground = losses[candidates], selected[candidates], foreground[candidates]
-    _write(prefix, _to_host(_scalars(losses, selected, foreground)), len(losses), num_survivors, len(candidates))
+    _write(
+        prefix, _to_host(_scalars(losses, selected, foreground)), len(losses), num_survivors, len(candidates)
+    )
 
 
-def _scalars(losses: Tensor, selected: Tensor, foreground: Tensor) -> Dict[str, Tensor]:
+def _scalars(losses: Tensor, selected: Tensor, foreground: Tensor) -> dict[str, Tensor]:
     infinity = losses.new_full((1,), float("inf"))
     return {
         "num_selected": selected.sum(),
@@ -77,12 +85,12 @@ def _scalars(losses: Tensor, selected: Tensor, foreground: Tensor) -> Dict[str, 
     }
 
 
-def _to_host(scalars: Dict[Hashable, Tensor]) -> Dict[Hashable, float]:
+def _to_host(scalars: dict[Hashable, Tensor]) -> dict[Hashable, float]:
     return dict(zip(scalars, torch.stack(list(scalars.values())).tolist()))
 
 
 def _write(
-    prefix: str, values: Dict[str, float], num_candidates: int, num_survivors: int, num_images: int
+    prefix: str, values: dict[str, float], num_candidates: int, num_survivors: int, num_images: int
 ) -> None:
     values = {**values, "num_candidates": num_candidates, "num_survivors": num_survivors}
     for name in ("num_candidates", "num_survivors", "num_selected"):

@@ -1,7 +1,8 @@
 """Box conventions: which four numbers a format writes for a box, how they become XYXY_ABS, which fits given boxes best."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,15 +21,14 @@ __all__ = [
 ]
 
 # (boxes (n, 4) as the file has them, dataset dict of the image or None)
-Sample = tuple[np.ndarray, Optional[Mapping[str, Any]]]
+Sample = tuple[np.ndarray, Mapping[str, Any] | None]
 
 _PART, _PIXELS = 0.01, 0.4  # differences that count: of a part of boxes or an IoU, of a gap in pixels
 
 
 @dataclass(frozen=True)
 class Convention:
-    """
-    ``xyxy1-inclusive`` for instance: the order of the numbers, the index of the first pixel, and whether the
+    """``xyxy1-inclusive`` for instance: the order of the numbers, the index of the first pixel, and whether the
     second corner is the last pixel of the box instead of the first one beyond it.
     """
 
@@ -40,8 +40,7 @@ class Convention:
         return f"{self.order}{self.first}{'-inclusive' if self.inclusive else ''}"
 
     def to_corners(self, boxes: Any) -> Any:
-        """
-        (n, 4) boxes of this convention as float64 XYXY_ABS: 0-based, width = x2 - x1.
+        """(n, 4) boxes of this convention as float64 XYXY_ABS: 0-based, width = x2 - x1.
 
         What is no (n, 4) array of numbers is returned as it is, for who knows the image to refuse it.
         """
@@ -75,8 +74,7 @@ CONVENTIONS = {
 
 
 def get_convention(name: str) -> Convention:
-    """
-    The convention of a name.
+    """The convention of a name.
 
     Raises:
         ValueError: no such name; it lists them.
@@ -88,13 +86,12 @@ def get_convention(name: str) -> Convention:
 
 @dataclass(frozen=True)
 class Fit:
-    """
-    Attributes:
-        misfits: part of the boxes that are reversed, negative or beyond their image.
-        gap: pixels between the border of an image and the outermost corner, the mean over the sides (left and
-            top alone where sizes are unknown), the median over the images; most proposals reach the border.
-        recall: part of the ground truth that some box covers by IoU 0.5; NaN without any.
-        iou: mean best IoU of the ground truth; NaN without any.
+    """Attributes:
+    misfits: part of the boxes that are reversed, negative or beyond their image.
+    gap: pixels between the border of an image and the outermost corner, the mean over the sides (left and
+        top alone where sizes are unknown), the median over the images; most proposals reach the border.
+    recall: part of the ground truth that some box covers by IoU 0.5; NaN without any.
+    iou: mean best IoU of the ground truth; NaN without any.
     """
 
     misfits: float
@@ -116,7 +113,7 @@ def measure_fits(samples: Sequence[Sample]) -> dict[str, Fit]:
     return {name: _measure(convention, samples) for name, convention in CONVENTIONS.items()}
 
 
-def better_convention(fits: Mapping[str, Fit], chosen: str) -> Optional[str]:
+def better_convention(fits: Mapping[str, Fit], chosen: str) -> str | None:
     """The best of the conventions that fit clearly better than the chosen one, None if there is none."""
     best = chosen
     for name, fit in fits.items():
@@ -156,7 +153,7 @@ def _measure(convention: Convention, samples: Sequence[Sample]) -> Fit:
     return Fit(misfits / max(total, 1), gap, float(recall), float(iou))
 
 
-def image_size(record: Optional[Mapping[str, Any]]) -> Optional[tuple[int, int]]:
+def image_size(record: Mapping[str, Any] | None) -> tuple[int, int] | None:
     """Width and height of the image of a dataset dict, None where it has none."""
     if record is None or "width" not in record or "height" not in record:
         return None

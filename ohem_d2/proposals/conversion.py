@@ -2,10 +2,11 @@
 
 import logging
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any
 
 import numpy as np
 
@@ -69,16 +70,15 @@ class Conversion:
 
 
 def convert_proposals(
-    source: Union[str, Path],
-    target: Union[str, Path],
-    format: Optional[str] = None,
-    convention: Optional[str] = None,
-    dataset_dicts: Optional[Sequence[Mapping[str, Any]]] = None,
-    metadata: Optional[Mapping[str, Any]] = None,
+    source: str | Path,
+    target: str | Path,
+    format: str | None = None,
+    convention: str | None = None,
+    dataset_dicts: Sequence[Mapping[str, Any]] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     min_size: float = 2,
 ) -> Conversion:
-    """
-    Write the proposals of a file of any format as a store, all or nothing.
+    """Write the proposals of a file of any format as a store, all or nothing.
 
     Args:
         source: file, or folder of per-image files.
@@ -124,7 +124,7 @@ def convert_proposals(
 
 
 def _open(
-    source: Path, format: Optional[str], dataset_dicts: Optional[Sequence[Mapping[str, Any]]]
+    source: Path, format: str | None, dataset_dicts: Sequence[Mapping[str, Any]] | None
 ) -> tuple[RawProposals, dict[str, str]]:
     """The source, and what is known of how it was made."""
     if not source.exists():
@@ -143,13 +143,13 @@ def _open(
     return form.read(source, [record["image_id"] for record in dataset_dicts]), {}
 
 
-_Matched = tuple[str, Any, Any, Optional[Mapping[str, Any]]]
+_Matched = tuple[str, Any, Any, Mapping[str, Any] | None]
 
 
 def _matched(
     entries: Iterator[Entry],
     source: Path,
-    dataset_dicts: Optional[Sequence[Mapping[str, Any]]],
+    dataset_dicts: Sequence[Mapping[str, Any]] | None,
     report: Conversion,
 ) -> Iterator[_Matched]:
     """Entries under the ids of the data set, with its dicts; images that it lacks are noted and left out."""
@@ -167,7 +167,7 @@ def _matched(
 
 def _by_name(dataset_dicts: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Dataset dicts by the names of their files, where these differ, and by image id, which goes first."""
-    by_stem: dict[str, Optional[Mapping[str, Any]]] = {}
+    by_stem: dict[str, Mapping[str, Any] | None] = {}
     for record in dataset_dicts:
         stem = os.path.splitext(os.path.basename(record.get("file_name", "")))[0]
         by_stem[stem] = None if stem in by_stem else record
@@ -175,7 +175,7 @@ def _by_name(dataset_dicts: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[st
     return {**unique, **{str(record["image_id"]): record for record in dataset_dicts}}
 
 
-def _check_convention(source: Path, samples: Sequence[Sample], used: str) -> Optional[str]:
+def _check_convention(source: Path, samples: Sequence[Sample], used: str) -> str | None:
     """Log how the conventions fit, warn if another one fits better, and return that."""
     usable = [(boxes, record) for boxes, record in samples if _is_table(boxes)]
     if not usable:
@@ -197,7 +197,7 @@ def _is_table(boxes: Any) -> bool:
         return False
 
 
-def _corners(convention: Convention, boxes: Any, where: str, better: Optional[str]) -> Any:
+def _corners(convention: Convention, boxes: Any, where: str, better: str | None) -> Any:
     """Boxes as XYXY_ABS; reversed ones are an error that names the convention, the likely cause."""
     corners = convention.to_corners(boxes)
     if _is_table(corners):
@@ -214,7 +214,7 @@ def _corners(convention: Convention, boxes: Any, where: str, better: Optional[st
 
 def _check_ids(
     source: Path,
-    dataset_dicts: Optional[Sequence[Mapping[str, Any]]],
+    dataset_dicts: Sequence[Mapping[str, Any]] | None,
     writer: ProposalWriter,
     report: Conversion,
 ) -> None:
@@ -237,10 +237,9 @@ def _require_number(min_size: float) -> None:
 
 
 def clean_boxes(
-    boxes: np.ndarray, scores: np.ndarray, size: Optional[tuple[int, int]], min_size: float
+    boxes: np.ndarray, scores: np.ndarray, size: tuple[int, int] | None, min_size: float
 ) -> tuple[np.ndarray, np.ndarray, Removed]:
-    """
-    Clip boxes to their image, keep the best scored one of equal boxes, drop small ones; the order stays.
+    """Clip boxes to their image, keep the best scored one of equal boxes, drop small ones; the order stays.
 
     Args:
         boxes: (n, 4) float32 XYXY_ABS; scores: (n,), descending.

@@ -10,8 +10,7 @@ __all__ = ["check_stored", "image_id_text", "sorted_entry"]
 
 
 def image_id_text(image_id: Any, where: str) -> str:
-    """
-    The id as it is compared: a string as it is, an integer in decimal.
+    """The id as it is compared: a string as it is, an integer in decimal.
 
     Raises:
         ValueError: anything else, a float or bytes for instance, or text that is not valid Unicode.
@@ -28,8 +27,7 @@ def image_id_text(image_id: Any, where: str) -> str:
 
 
 def sorted_entry(boxes: Any, scores: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Check the boxes and scores of one image and sort them, highest score first, ties in the order they came.
+    """Check the boxes and scores of one image and sort them, highest score first, ties in the order they came.
 
     Args:
         boxes: (n, 4) XYXY_ABS, any real dtype, or empty. scores: (n,).
@@ -57,8 +55,7 @@ def sorted_entry(boxes: Any, scores: Any, where: str) -> tuple[np.ndarray, np.nd
 
 
 def check_stored(boxes: np.ndarray, scores: np.ndarray, where: str) -> None:
-    """
-    Check what a file is trusted to hold already: finite, corners in order, scores descending.
+    """Check what a file is trusted to hold already: finite, corners in order, scores descending.
 
     It takes some microseconds, so it is made on each access instead of on opening, when all boxes would have
     to be read from the disk.

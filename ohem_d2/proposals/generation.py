@@ -1,5 +1,4 @@
-"""
-Proposals computed for the images of a data set: in parts that outlive a kill, and in shards that are merged.
+"""Proposals computed for the images of a data set: in parts that outlive a kill, and in shards that are merged.
 
 A run writes what is finished to small stores in ``OUTPUT.parts``, in the order of the data set, and joins
 them at the end. The result depends on the method, its parameters and the data set alone, not on when, where, in
@@ -12,16 +11,17 @@ import logging
 import re
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, Protocol, Sequence, Union
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from ..version import __version__
 from ..utils.messages import name_some
+from ..version import __version__
 from .mapping import Proposals
 from .reading import read_proposals
 from .store import ProposalWriter
@@ -86,7 +86,7 @@ class Shard:
         begin, end = (len(items) * i // self.count for i in (self.index - 1, self.index))
         return items[begin:end]
 
-    def path(self, output: Union[str, Path]) -> Path:
+    def path(self, output: str | Path) -> Path:
         """Where it goes: ``output`` if it is all, else ``NAME.shard-i-of-n.ENDING`` beside it."""
         output = Path(output)
         if self.count == 1:
@@ -95,15 +95,14 @@ class Shard:
 
 
 def generate_proposals(
-    output: Union[str, Path],
+    output: str | Path,
     method: ProposalMethod,
     dataset_dicts: Records,
     dataset: str,
     shard: Shard = Shard(),
     progress: bool = True,
 ) -> Path:
-    """
-    Compute the proposals of a data set, or of a shard of it, and write them as a store.
+    """Compute the proposals of a data set, or of a shard of it, and write them as a store.
 
     A run that was killed is taken up where it stopped by the same call: images that are finished are not
     computed again.
@@ -138,9 +137,8 @@ def generate_proposals(
     return target
 
 
-def merge_proposals(output: Union[str, Path], shards: Sequence[Union[str, Path]]) -> None:
-    """
-    Join the shards of one run, in any order; the file is byte-equal to that of a run without shards.
+def merge_proposals(output: str | Path, shards: Sequence[str | Path]) -> None:
+    """Join the shards of one run, in any order; the file is byte-equal to that of a run without shards.
 
     Raises:
         FileNotFoundError: a file that does not exist.
@@ -170,8 +168,7 @@ def merge_proposals(output: Union[str, Path], shards: Sequence[Union[str, Path]]
 
 
 def unique_images(dataset_dicts: Records) -> list[Mapping[str, Any]]:
-    """
-    The dicts without those whose image came before.
+    """The dicts without those whose image came before.
 
     Raises:
         ValueError: one id for two files.
@@ -270,7 +267,7 @@ def _require_same(path: Path, found: Any, expected: Any, where: str) -> None:
             raise ValueError(f"{path}: {key} is {own}, but {value} {where}")
 
 
-def _require_all_images(output: Union[str, Path], shards: Sequence[Proposals], piece: Mapping) -> None:
+def _require_all_images(output: str | Path, shards: Sequence[Proposals], piece: Mapping) -> None:
     ids = [image_id for proposals in shards for image_id in proposals]
     repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if repeated:

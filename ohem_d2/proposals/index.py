@@ -1,7 +1,7 @@
 """Image ids in few arrays, which a file can hold as they are, with look-up in constant time."""
 
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from typing import Iterator, Optional, Sequence
 
 import numpy as np
 
@@ -9,8 +9,7 @@ __all__ = ["IdIndex"]
 
 
 class IdIndex:
-    """
-    n ids in the order of their rows. A dict of them would have to be built each time a file is opened, in
+    """n ids in the order of their rows. A dict of them would have to be built each time a file is opened, in
     each process; here an id is found by its hash in a sorted table, 24 bytes for an id besides its text.
 
     Attributes:
@@ -22,7 +21,7 @@ class IdIndex:
 
     def __init__(self, text: np.ndarray, offsets: np.ndarray, hashes: np.ndarray, rows: np.ndarray) -> None:
         self.text, self.offsets, self.hashes, self.rows = text, offsets, hashes, rows
-        self._whole: Optional[bool] = None
+        self._whole: bool | None = None
 
     @classmethod
     def build(cls, ids: Sequence[str]) -> "IdIndex":
@@ -34,7 +33,7 @@ class IdIndex:
         np.cumsum([len(e) for e in encoded], out=offsets[1:])
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets, hashes[rows], rows)
 
-    def find(self, image_id: str) -> Optional[int]:
+    def find(self, image_id: str) -> int | None:
         """The row of an id, None if it is not there."""
         wanted = image_id.encode(errors="replace")
         key = _hash(wanted)
@@ -47,8 +46,7 @@ class IdIndex:
         return None
 
     def is_whole(self) -> bool:
-        """
-        Whether every id can be found. It hashes all of them, so it is for an id that was not found, where the
+        """Whether every id can be found. It hashes all of them, so it is for an id that was not found, where the
         alternative to an answer is a damaged table; only the first call takes time.
         """
         if self._whole is None:
@@ -58,7 +56,7 @@ class IdIndex:
             )
         return self._whole
 
-    def check(self) -> Optional[str]:
+    def check(self) -> str | None:
         """What is wrong with the arrays, None if nothing: offsets, order, rows, text, ids that come twice."""
         n = len(self)
         if not offsets_fit(self.offsets, len(self.text)):

@@ -1,12 +1,12 @@
-"""
-What proposal files hold and how well they cover the objects of a data set, in numbers.
+"""What proposal files hold and how well they cover the objects of a data set, in numbers.
 
 Shape letters: g = objects of the data set, n = boxes of an image, T = boxes of a file.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +30,7 @@ _AVERAGED = np.linspace(0.5, 0.95, 10)
 
 @dataclass
 class Inspection:
-    """
-    One file, seen alone or against a data set.
+    """One file, seen alone or against a data set.
 
     Attributes:
         name: what tables and pictures call it.
@@ -50,19 +49,18 @@ class Inspection:
     duplicates: int
     empty: list[str]
     foreign: int = 0
-    objects: Optional[np.ndarray] = None
-    overlaps: dict[Optional[int], np.ndarray] = field(default_factory=dict)
+    objects: np.ndarray | None = None
+    overlaps: dict[int | None, np.ndarray] = field(default_factory=dict)
 
-    def recall(self, iou: float, limit: Optional[int] = None, area: str = "all") -> float:
-        """
-        The part of the objects that one of the first ``limit`` boxes of their image covers by ``iou`` at least.
+    def recall(self, iou: float, limit: int | None = None, area: str = "all") -> float:
+        """The part of the objects that one of the first ``limit`` boxes of their image covers by ``iou`` at least.
 
         A box may cover several objects. NaN if there are none. ``area`` is one of ``AREAS``.
         """
         of_area = self._of_area(area)
         return float((self.overlaps[limit][of_area] >= iou).mean()) if of_area.any() else math.nan
 
-    def average_recall(self, limit: Optional[int], area: str = "all") -> float:
+    def average_recall(self, limit: int | None, area: str = "all") -> float:
         """The mean recall at IoU 0.5, 0.55, ..., 0.95."""
         return float(np.mean([self.recall(iou, limit, area) for iou in _AVERAGED]))
 
@@ -75,10 +73,9 @@ class Inspection:
 
 
 def inspect_proposals(
-    name: str, proposals: Proposals, dataset_dicts: Optional[Sequence[Mapping[str, Any]]] = None
+    name: str, proposals: Proposals, dataset_dicts: Sequence[Mapping[str, Any]] | None = None
 ) -> Inspection:
-    """
-    Measure a file.
+    """Measure a file.
 
     Args:
         name: of the file, for tables and pictures.

@@ -1,6 +1,7 @@
 """Proposals: a mapping from image id to boxes and scores, in memory or over a file that is mapped."""
 
-from typing import Any, Callable, Iterable, Iterator, Mapping, Optional
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,7 @@ __all__ = ["Proposals"]
 
 
 class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
-    """
-    Image id (str) -> ``(boxes, scores)``: (n, 4) float32 XYXY_ABS and (n,) float32, highest score first.
+    """Image id (str) -> ``(boxes, scores)``: (n, 4) float32 XYXY_ABS and (n,) float32, highest score first.
 
     Equal scores keep the order they came in, so a file whose scores are all the same keeps its order. The
     arrays are read-only views. Of proposals read from a store they are views of the mapped file: nothing is
@@ -23,10 +23,9 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
         self,
         entries: Iterable[tuple[Any, Any, Any]],
         source: str = "proposals",
-        metadata: Optional[Mapping[str, str]] = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """
-        Args:
+        """Args:
             entries: (image id, boxes (n, 4) XYXY_ABS, scores (n,)), in any order. An int id becomes its str.
             source: what errors call the proposals, a file name for instance.
             metadata: how they were made, see :func:`write_proposals`.
@@ -60,8 +59,7 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
         metadata: Mapping[str, str],
         reopen: tuple[Callable[..., "Proposals"], tuple],
     ) -> "Proposals":
-        """
-        Proposals over arrays that exist: those of image row i are ``[offsets[i]:offsets[i + 1]]``.
+        """Proposals over arrays that exist: those of image row i are ``[offsets[i]:offsets[i + 1]]``.
 
         Args:
             reopen: a function and its arguments, by which another process gets the same proposals.
@@ -104,7 +102,7 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
     def __contains__(self, image_id: object) -> bool:
         return self._span(image_id) is not None
 
-    def _span(self, image_id: object) -> Optional[tuple[int, int]]:
+    def _span(self, image_id: object) -> tuple[int, int] | None:
         """The rows of an image, begin and end, None if it is not there."""
         if not isinstance(image_id, str):
             return None

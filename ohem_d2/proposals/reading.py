@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Optional, Union
 
 from detectron2.utils.file_io import PathManager
 
@@ -16,9 +15,8 @@ __all__ = ["find_format", "read_proposals"]
 logger = logging.getLogger(__name__)
 
 
-def read_proposals(path: Union[str, Path]) -> Proposals:
-    """
-    Open a proposal file: a store at once, a file of others by reading it whole, under its default convention.
+def read_proposals(path: str | Path) -> Proposals:
+    """Open a proposal file: a store at once, a file of others by reading it whole, under its default convention.
 
     Args:
         path: file, or folder of per-image files; what it is, is told by its content.
@@ -48,9 +46,8 @@ def read_proposals(path: Union[str, Path]) -> Proposals:
     return Proposals(((i, convention.to_corners(b), s) for i, b, s in raw.entries), source=str(path))
 
 
-def find_format(path: Path) -> Optional[Format]:
-    """
-    The format of a file or folder by its content, None for a store.
+def find_format(path: Path) -> Format | None:
+    """The format of a file or folder by its content, None for a store.
 
     Raises:
         ValueError: no format is recognized.

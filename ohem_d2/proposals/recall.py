@@ -1,14 +1,14 @@
 """How well proposals cover the ground truth: recall and a summary for the log."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torchvision.ops import box_iou
-
 from detectron2.structures import BoxMode
+from torchvision.ops import box_iou
 
 from .mapping import Proposals
 
@@ -42,10 +42,9 @@ class ProposalStatistics:
 
 
 def proposal_recall(
-    dataset_dicts: DatasetDicts, proposals: ProposalMap, iou: float = 0.5, top_k: Optional[int] = None
+    dataset_dicts: DatasetDicts, proposals: ProposalMap, iou: float = 0.5, top_k: int | None = None
 ) -> float:
-    """
-    The fraction of ground-truth boxes that some proposal of their image overlaps by ``iou`` or more.
+    """The fraction of ground-truth boxes that some proposal of their image overlaps by ``iou`` or more.
 
     Args:
         dataset_dicts: Detectron2 dataset dicts; annotations with ``iscrowd`` are ignored.
@@ -66,7 +65,7 @@ def proposal_recall(
 
 
 def best_ious(
-    objects: np.ndarray, boxes: np.ndarray, limits: Sequence[Optional[int]] = (None,)
+    objects: np.ndarray, boxes: np.ndarray, limits: Sequence[int | None] = (None,)
 ) -> list[np.ndarray]:
     """The best IoU of each object of an image with one of the first boxes.
 
@@ -84,10 +83,9 @@ def best_ious(
 
 
 def summarize_proposals(
-    dataset_dicts: DatasetDicts, proposals: ProposalMap, max_images: Optional[int] = None
+    dataset_dicts: DatasetDicts, proposals: ProposalMap, max_images: int | None = None
 ) -> ProposalStatistics:
-    """
-    Statistics of the proposals of ``dataset_dicts``. An image that ``proposals`` lacks counts as one without.
+    """Statistics of the proposals of ``dataset_dicts``. An image that ``proposals`` lacks counts as one without.
 
     Args:
         max_images: measure the recall and the boxes outside on this many images, evenly spread, so that not
@@ -95,7 +93,7 @@ def summarize_proposals(
     """
     counts = np.array([_count(proposals, str(record["image_id"])) for record in dataset_dicts] or [0])
     step = 1 if max_images is None else -(-len(dataset_dicts) // max_images)
-    some = dataset_dicts[::max(step, 1)]
+    some = dataset_dicts[:: max(step, 1)]
     return ProposalStatistics(
         num_images=len(dataset_dicts),
         num_empty=int((counts == 0).sum()) if len(dataset_dicts) else 0,

@@ -2,11 +2,11 @@
 
 import hashlib
 import logging
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.modeling import build_model
@@ -22,8 +22,7 @@ _ADVICE = "; take the config and weights of a Faster R-CNN, for instance"
 
 
 class RPNProposals:
-    """
-    The proposals that a model makes when it is tested, as a method of :func:`generate_proposals`.
+    """The proposals that a model makes when it is tested, as a method of :func:`generate_proposals`.
 
     Boxes are in pixels of the image before any resizing, clipped to it; those without area are dropped. The
     score is the objectness that the network gives, a logit.
@@ -37,10 +36,9 @@ class RPNProposals:
         weights: str = "",
         top_k: int = 2000,
         nms_thresh: float = 0.7,
-        workers: Optional[int] = None,
+        workers: int | None = None,
     ) -> None:
-        """
-        Args:
+        """Args:
             cfg: config of any model with a backbone and a proposal network, which is not changed. That part of
                 it runs on ``cfg.MODEL.DEVICE``.
             weights: checkpoint; "" takes ``cfg.MODEL.WEIGHTS``.
@@ -102,7 +100,9 @@ def _load_model(cfg: CfgNode) -> torch.nn.Module:
     model = build_model(cfg).eval()
     checkpointer = CheckedCheckpointer(model, save_to_disk=False)
     checkpointer.load(weights)
-    missing = [key for key in checkpointer.missing_keys if key.startswith(("backbone.", "proposal_generator."))]
+    missing = [
+        key for key in checkpointer.missing_keys if key.startswith(("backbone.", "proposal_generator."))
+    ]
     if missing:
         what = f"{len(missing)} weights of a proposal network, {missing[0]} for one"
         raise ValueError(f"{weights} lacks {what}{_ADVICE}")
@@ -125,7 +125,7 @@ def _file_digest(path: str) -> str:
     return digest.hexdigest()
 
 
-def _check_options(top_k: int, nms_thresh: float, workers: Optional[int]) -> None:
+def _check_options(top_k: int, nms_thresh: float, workers: int | None) -> None:
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
     if not 0 <= nms_thresh <= 1:

@@ -8,11 +8,12 @@ import math
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Iterator, Mapping, Optional, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -33,8 +34,7 @@ logger = logging.getLogger(__name__)
 def selective_search(
     image_bgr: np.ndarray, mode: str = "fast", scale: float = 1.0, min_size: float = _MIN_SIZE
 ) -> np.ndarray:
-    """
-    Search one image for boxes that may hold an object.
+    """Search one image for boxes that may hold an object.
 
     Args:
         image_bgr: (H, W, 3) uint8.
@@ -71,13 +71,12 @@ def selective_search(
 
 def generate_selective_search(
     dataset_dicts: Sequence[Mapping[str, Any]],
-    workers: Optional[int] = None,
+    workers: int | None = None,
     mode: str = "fast",
     scale: float = 1.0,
     progress: bool = True,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """
-    Search every image of a data set, in parallel processes.
+    """Search every image of a data set, in parallel processes.
 
     Args:
         dataset_dicts: dicts in Detectron2's format, of which ``file_name`` and ``image_id`` are read. An
@@ -106,14 +105,13 @@ def generate_selective_search(
 
 @dataclass(frozen=True)
 class SelectiveSearch:
-    """
-    Selective Search as a method of :func:`generate_proposals`; arguments, scores and errors are those of
+    """Selective Search as a method of :func:`generate_proposals`; arguments, scores and errors are those of
     :func:`generate_selective_search`.
     """
 
     mode: str = "fast"
     scale: float = 1.0
-    workers: Optional[int] = None
+    workers: int | None = None
 
     name: ClassVar[str] = "selective-search"
 

@@ -1,5 +1,4 @@
-"""
-The store: proposals in one safetensors file that is mapped into memory instead of being read.
+"""The store: proposals in one safetensors file that is mapped into memory instead of being read.
 
 T boxes of n images; the ids have B bytes.
 
@@ -27,15 +26,16 @@ import os
 import shutil
 import struct
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Mapping, Optional, Union
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..version import __version__
 from ..utils.files import atomic_file
+from ..version import __version__
 from .entries import image_id_text, sorted_entry
 from .index import IdIndex, offsets_fit
 from .mapping import Proposals
@@ -64,9 +64,8 @@ def is_store(start: bytes) -> bool:
     return len(start) >= 9 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 10**8
 
 
-def read_store(path: Union[str, Path]) -> Proposals:
-    """
-    Open a store; time and memory do not depend on the number of boxes.
+def read_store(path: str | Path) -> Proposals:
+    """Open a store; time and memory do not depend on the number of boxes.
 
     Raises:
         FileNotFoundError: no such file.
@@ -90,20 +89,18 @@ def read_store(path: Union[str, Path]) -> Proposals:
 
 
 class ProposalWriter:
-    """
-    Writes a store image by image: what is kept in memory is the ids, 4 bytes per box go to a second temporary
+    """Writes a store image by image: what is kept in memory is the ids, 4 bytes per box go to a second temporary
     file. Used by ``with``; the file appears when the block ends, and nothing is left if it fails::
 
         with ProposalWriter(path, {"method": "mine"}) as writer:
             writer.add("000001", boxes, scores)
     """
 
-    def __init__(self, path: Union[str, Path], metadata: Optional[Mapping[str, Any]] = None) -> None:
-        """
-        Args:
-            path: file to write; missing folders are made.
-            metadata: how the proposals were made: ``method``, ``parameters``, ``dataset`` or what you like.
-                Values other than strings are stored as JSON.
+    def __init__(self, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+        """Args:
+        path: file to write; missing folders are made.
+        metadata: how the proposals were made: ``method``, ``parameters``, ``dataset`` or what you like.
+            Values other than strings are stored as JSON.
         """
         self._path, self._ids, self._counts = Path(path), {}, [0]
         own = {"format": FORMAT, "version": VERSION, "box_convention": "XYXY_ABS"}
@@ -123,9 +120,8 @@ class ProposalWriter:
         """Whether the image has been added."""
         return image_id in self._ids
 
-    def add(self, image_id: Union[str, int], boxes: Any, scores: Any) -> None:
-        """
-        Write the proposals of one image: (n, 4) XYXY_ABS boxes and (n,) scores, in any order.
+    def add(self, image_id: str | int, boxes: Any, scores: Any) -> None:
+        """Write the proposals of one image: (n, 4) XYXY_ABS boxes and (n,) scores, in any order.
 
         Raises:
             ValueError: an id that came before; arrays that :class:`Proposals` refuses.
@@ -139,7 +135,7 @@ class ProposalWriter:
         self._file.write(boxes.astype(DTYPES["F32"], copy=False).tobytes())
         self._scores.write(scores.astype(DTYPES["F32"], copy=False).tobytes())
 
-    def __exit__(self, kind, error, trace) -> Optional[bool]:
+    def __exit__(self, kind, error, trace) -> bool | None:
         if kind is not None:
             return self._stack.__exit__(kind, error, trace)
         with self._stack:
@@ -162,12 +158,11 @@ class ProposalWriter:
 
 
 def write_proposals(
-    path: Union[str, Path],
+    path: str | Path,
     proposals: Mapping[Any, tuple[np.ndarray, np.ndarray]],
-    metadata: Optional[Mapping[str, Any]] = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """
-    Write a store, all or nothing: an older file stays until the new one is whole and on the disk.
+    """Write a store, all or nothing: an older file stays until the new one is whole and on the disk.
 
     Args:
         path: file to write, ``*.safetensors`` by custom; missing folders are made.

@@ -2,14 +2,13 @@
 
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any
 from urllib.parse import urlparse
 
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
-
-
 
 FORMATS = ("BGR", "RGB")
 
@@ -21,8 +20,8 @@ class ImageInput:
     # "BGR" or "RGB", as INPUT.FORMAT.
     format: str
     # Of pixels in [0, 255], in that order, as MODEL.PIXEL_MEAN and MODEL.PIXEL_STD.
-    pixel_mean: Tuple[float, float, float]
-    pixel_std: Tuple[float, float, float]
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -60,12 +59,11 @@ class CheckedCheckpointer(DetectionCheckpointer):
     missing_keys: Sequence[str] = ()
     _path = ""
 
-    def load(self, path: str, *args, **kwargs) -> Dict[str, Any]:
-        """
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: the file cannot be read; no parameter of it fits the model; or it is for images
-                of another format, mean or std than the model's (see ``tools/convert_weights.py``).
+    def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
+        """Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file cannot be read; no parameter of it fits the model; or it is for images
+            of another format, mean or std than the model's (see ``tools/convert_weights.py``).
         """
         self._path = path
         parsed = urlparse(path or "")
@@ -75,7 +73,7 @@ class CheckedCheckpointer(DetectionCheckpointer):
             )
         return super().load(path, *args, **kwargs)
 
-    def _load_file(self, filename: str) -> Dict[str, Any]:
+    def _load_file(self, filename: str) -> dict[str, Any]:
         try:
             return super()._load_file(filename)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
@@ -83,7 +81,7 @@ class CheckedCheckpointer(DetectionCheckpointer):
                 f"weights {self._path} are no checkpoint, or truncated: {str(error).partition(chr(10))[0]}"
             ) from error
 
-    def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         check_input(checkpoint, self.model, self._path)
         names = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
@@ -97,7 +95,7 @@ class CheckedCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
-def check_input(checkpoint: Dict[str, Any], model: nn.Module, path: str) -> None:
+def check_input(checkpoint: dict[str, Any], model: nn.Module, path: str) -> None:
     """Check that `model` takes images as the weights in `checkpoint` do, where that is recorded.
 
     Raises:

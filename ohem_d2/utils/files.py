@@ -1,17 +1,17 @@
 """Files that are written whole or not at all."""
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Iterator, Union
+from typing import BinaryIO
 
 __all__ = ["atomic_file"]
 
 
 @contextmanager
-def atomic_file(path: Union[str, Path]) -> Iterator[BinaryIO]:
-    """
-    A binary file to write that becomes ``path`` when the block ends, and is gone if the block fails.
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file to write that becomes ``path`` when the block ends, and is gone if the block fails.
 
     Whoever opens ``path`` finds the old file or the whole new one, whatever is killed when: the bytes go to a
     temporary file beside it, reach the disk, and only then take the name. Missing folders are made.

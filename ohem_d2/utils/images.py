@@ -1,7 +1,6 @@
 """Headers of images."""
 
 from pathlib import Path
-from typing import Union
 
 from PIL import Image, UnidentifiedImageError
 
@@ -10,9 +9,8 @@ __all__ = ["read_image_size"]
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: those by a quarter
 
 
-def read_image_size(path: Union[str, Path]) -> tuple[int, int]:
-    """
-    Width and height of an image as Detectron2 reads it, turned as its EXIF orientation says.
+def read_image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image as Detectron2 reads it, turned as its EXIF orientation says.
 
     Raises:
         FileNotFoundError: no such file.

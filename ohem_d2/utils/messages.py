@@ -2,7 +2,7 @@
 
 import os
 import reprlib
-from typing import Collection, Iterable
+from collections.abc import Collection, Iterable
 
 
 def name_some(items: Collection[object], limit: int = 5) -> str:

@@ -1,11 +1,20 @@
 """Boxes on images, and images side by side."""
-from typing import Optional, Sequence, Tuple
+
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 # One colour per class, by its place in the list of classes; they stay apart for the colour-blind (Okabe and Ito).
-PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (0, 114, 178), (204, 121, 167), (240, 228, 66))
+PALETTE = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (213, 94, 0),
+    (0, 114, 178),
+    (204, 121, 167),
+    (240, 228, 66),
+)
 BACKGROUND = (160, 160, 160)
 
 _HEADER = 28
@@ -16,7 +25,7 @@ def draw_boxes(
     boxes: np.ndarray,
     classes: Sequence[int],
     num_classes: int,
-    texts: Optional[Sequence[str]] = None,
+    texts: Sequence[str] | None = None,
     width: int = 2,
 ) -> np.ndarray:
     """Draw boxes on a copy of an image.
@@ -37,7 +46,14 @@ def draw_boxes(
         colour = BACKGROUND if label == num_classes else PALETTE[label % len(PALETTE)]
         draw.rectangle(box, outline=colour, width=width)
         if texts is not None:
-            draw.text((box[0] + width + 1, box[1] + width), texts[i], fill=colour, font=_font(13), stroke_width=2, stroke_fill=(255, 255, 255))
+            draw.text(
+                (box[0] + width + 1, box[1] + width),
+                texts[i],
+                fill=colour,
+                font=_font(13),
+                stroke_width=2,
+                stroke_fill=(255, 255, 255),
+            )
     return np.asarray(picture)
 
 
@@ -57,7 +73,9 @@ def tile(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], gap: int =
     """
     shapes = {image.shape for row in rows for image in row}
     if len(shapes) != 1 or any(len(row) != len(titles) for row in rows):
-        raise ValueError(f"cannot tile rows of {[len(row) for row in rows]} images of {shapes} under {len(titles)} titles")
+        raise ValueError(
+            f"cannot tile rows of {[len(row) for row in rows]} images of {shapes} under {len(titles)} titles"
+        )
     height, width, _ = shapes.pop()
     size = (len(titles) * (width + gap) - gap, _HEADER + len(rows) * (height + gap) - gap)
     sheet = Image.new("RGB", size, (255, 255, 255))
@@ -69,7 +87,7 @@ def tile(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], gap: int =
     return np.asarray(sheet)
 
 
-def _corner(row: int, column: int, height: int, width: int) -> Tuple[int, int]:
+def _corner(row: int, column: int, height: int, width: int) -> tuple[int, int]:
     return column * width, _HEADER + row * height
 
 

@@ -1,11 +1,13 @@
 """Charts of proposal files side by side."""
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Sequence, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..utils.files import atomic_file
 from ..proposals.inspection import LIMITS, SIZES, Inspection
+from ..utils.files import atomic_file
 from .pictures import PALETTE
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ __all__ = ["plot_inspections"]
 _COLOURS = [tuple(channel / 255 for channel in PALETTE[i]) for i in (4, 0, 2, 5)]
 
 
-def plot_inspections(inspections: Sequence[Inspection], path: Union[str, Path]) -> None:
+def plot_inspections(inspections: Sequence[Inspection], path: str | Path) -> None:
     """Draw boxes per image and box sizes, and with a data set recall and average recall, as a PNG.
 
     Args:

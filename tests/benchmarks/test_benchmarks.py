@@ -1,11 +1,13 @@
 """The benchmarks run at a tiny size on the CPU, and their figures mean what they say."""
+
 import json
 import sys
 
 import numpy as np
-import ohem_d2.modeling.mixin
 import pytest
 import torch
+
+import ohem_d2.modeling.mixin
 from ohem_d2.data import read_proposals, write_proposals
 from ohem_d2.engine import OHEMTrainer, load_config
 
@@ -167,14 +169,22 @@ def test_mining_with_a_step_undone_selects_the_same_and_waits_more(run):
     results = run("bm_mining", *TINY, "--steps", *undone)
     syncs = {name: of_step["syncs"] for name, of_step in results["steps"].items()}
     # An assertion for each of 2 images; numbers of RoIs that Detectron2's pooler copies to the device, and looks up there.
-    assert syncs == {"as it is": 2, "Detectron2's matcher": 4, "Detectron2's pooler": 4, "256 RoIs at a time": 2}
+    assert syncs == {
+        "as it is": 2,
+        "Detectron2's matcher": 4,
+        "Detectron2's pooler": 4,
+        "256 RoIs at a time": 2,
+    }
     assert results["steps"]["as it is"]["ratio"] == 1 and results["selection"]["syncs"] == 1
     assert results["floor"]["GFLOP"] > 0
 
 
 def test_mining_takes_the_boxes_of_a_file(run, tmp_path):
     boxes = np.float32([[0, 0, 20, 20], [10, 10, 60, 40]]).repeat(30, axis=0)
-    write_proposals(tmp_path / "p.safetensors", {"a": (boxes, np.zeros(60)), "b": (boxes[:9], np.zeros(9)), "c": (boxes, np.zeros(60))})
+    write_proposals(
+        tmp_path / "p.safetensors",
+        {"a": (boxes, np.zeros(60)), "b": (boxes[:9], np.zeros(9)), "c": (boxes, np.zeros(60))},
+    )
     options = (*TINY, "--steps", "as it is", "--proposal-file", str(tmp_path / "p.safetensors"))
     assert run("bm_mining", *options)["steps"]["as it is"]["ms"] > 0
     with pytest.raises(SystemExit, match="2 images have 40 boxes, 3 are needed"):
@@ -205,14 +215,20 @@ def test_the_runner_runs_every_benchmark(load_script):
 def test_the_runner_runs_what_was_not_run_and_names_what_failed(load_script, monkeypatch, tmp_path, capsys):
     runner = load_script("benchmarks/run.py")
     counted = "bm_train_step.py --device cpu --size 64 64 --proposals 40 --count"
-    monkeypatch.setattr(runner, "CPU", {"good": f"{counted} --arms standard", "bad": f"{counted} --arms unknown"})
+    monkeypatch.setattr(
+        runner, "CPU", {"good": f"{counted} --arms standard", "bad": f"{counted} --arms unknown"}
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["run.py", "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match="failed: bad"):
         runner.main()
     assert {p.name for p in tmp_path.iterdir()} == {"good.json", "good.md", "bad.log"}
     assert "invalid choice" in (tmp_path / "bad.log").read_text()
-    assert (tmp_path / "good.md").read_text().startswith(f"`python benchmarks/{counted} --arms standard`\n\n| arm |")
+    assert (
+        (tmp_path / "good.md")
+        .read_text()
+        .startswith(f"`python benchmarks/{counted} --arms standard`\n\n| arm |")
+    )
     with pytest.raises(SystemExit, match="failed: bad"):
         runner.main()
     assert "good: done before" in capsys.readouterr().out

@@ -1,6 +1,8 @@
 """What mining costs, counted: operations, waits of the host, bytes. Never seconds."""
+
 import pytest
 import torch
+
 from ohem_d2.mining import rank_hard_rois
 from ohem_d2.modeling.candidates import candidate_losses, label_candidates
 
@@ -45,7 +47,12 @@ def test_the_host_waits_once_from_the_losses_to_the_indices(measure):
     losses = torch.rand(500)
     for args, waits in (((0.7,), 1), ((None,), 0), ((0.7, ids), 1)):
         for num_images in (None, 4):
-            assert counted(measure, lambda: rank_hard_rois(losses, boxes, ids, 16, *args, num_images=num_images))[1] == waits
+            assert (
+                counted(
+                    measure, lambda: rank_hard_rois(losses, boxes, ids, 16, *args, num_images=num_images)
+                )[1]
+                == waits
+            )
 
 
 def test_the_number_of_operations_does_not_grow_with_the_proposals(storage, measure):
@@ -63,7 +70,12 @@ def test_the_read_only_pass_of_more_proposals_takes_no_more_memory_for_its_featu
 
 @pytest.mark.parametrize("num_classes", [20, 1203])
 def test_class_scores_exist_for_one_chunk_at_a_time(storage, measure, num_classes):
-    options = ("MODEL.ROI_HEADS.NUM_CLASSES", str(num_classes), "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True")
+    options = (
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        str(num_classes),
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
+        "True",
+    )
     heads = build_heads(*SINGLE_LEVEL, *options, "MODEL.OHEM.READONLY_CHUNK", "100")
     logits_of_all = 4000 * (num_classes + 1) * 4
     logits_of_chunk = logits_of_all // 40

@@ -30,13 +30,19 @@ def test_every_data_set_of_the_paper_has_a_name():
     assert set(PAPER) <= set(DatasetCatalog)
 
 
-@pytest.mark.parametrize("name", [name for name in PAPER if name not in ("voc_2012_test", "coco_2015_test-dev")])
+@pytest.mark.parametrize(
+    "name", [name for name in PAPER if name not in ("voc_2012_test", "coco_2015_test-dev")]
+)
 def test_what_is_added_is_what_detectron2_registers(elsewhere, name):
     ours, theirs = MetadataCatalog.get(name).as_dict(), THEIRS[name]
     paths = {key for key in ("dirname", "json_file", "image_root", "proposal_file") if key in theirs}
-    assert {k: v for k, v in ours.items() if k not in paths} == {k: v for k, v in theirs.items() if k not in paths}
+    assert {k: v for k, v in ours.items() if k not in paths} == {
+        k: v for k, v in theirs.items() if k not in paths
+    }
     for key in paths:
-        assert ours[key].endswith(theirs[key].removeprefix("datasets")) and ours[key].startswith(str(elsewhere))
+        assert ours[key].endswith(theirs[key].removeprefix("datasets")) and ours[key].startswith(
+            str(elsewhere)
+        )
 
 
 def test_every_data_set_has_a_proposal_file_of_its_name(elsewhere):

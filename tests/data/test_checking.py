@@ -95,7 +95,12 @@ def test_a_fault_of_an_xml_file_is_named(voc, old, new, file, text):
 
 
 def test_a_box_of_the_whole_image_is_right_and_difficult_objects_are_counted(voc):
-    for old, new in (("<xmin>3", "<xmin>1"), ("<ymin>4", "<ymin>1"), ("<xmax>20", "<xmax>40"), ("<ymax>25", "<ymax>30")):
+    for old, new in (
+        ("<xmin>3", "<xmin>1"),
+        ("<ymin>4", "<ymin>1"),
+        ("<xmax>20", "<xmax>40"),
+        ("<ymax>25", "<ymax>30"),
+    ):
         edit(voc / "Annotations/a.xml", old, new)
     edit(voc / "Annotations/a.xml", "<difficult>0", "<difficult>1")
     assert "3 objects (1 difficult), no proposals, no problem" in str(check_dataset("pets_train"))
@@ -118,7 +123,9 @@ def test_a_test_set_needs_images_alone(voc):
 
 
 def test_proposals_are_compared_with_the_images(voc, tmp_path):
-    write_proposals(tmp_path / "p", {"a": ([[0, 0, 41, 30], [0, 0, 9, 9]], [1, 0]), "b": ([], []), "z": ([], [])})
+    write_proposals(
+        tmp_path / "p", {"a": ([[0, 0, 41, 30], [0, 0, 9, 9]], [1, 0]), "b": ([], []), "z": ([], [])}
+    )
     assert found("pets_train", proposal_file=str(tmp_path / "p")) == [
         ("p", "image c is missing"),
         ("p", "1 images are not of this data set: z"),
@@ -143,7 +150,10 @@ def test_a_damaged_or_missing_proposal_file_is_a_problem_and_one_not_made_yet_is
 
 def test_a_coco_file_without_fault_has_no_problem(coco):
     assert coco() == []
-    assert str(check_dataset("street_val")) == "street_val: 1 images, 1 objects (0 difficult), no proposals, no problem"
+    assert (
+        str(check_dataset("street_val"))
+        == "street_val: 1 images, 1 objects (0 difficult), no proposals, no problem"
+    )
 
 
 def change(key, **values):
@@ -159,9 +169,17 @@ def change(key, **values):
         (change("images", height="30"), "val.json", "image 1: its size is 40 x '30'"),
         (change("annotations", image_id=7), "val.json", "annotation 1: image id 7 is not in the file"),
         (change("annotations", category_id=7), "val.json", "annotation 1: category id 7 is not in the file"),
-        (change("annotations", bbox=[1, 2, 3]), "val.json", "annotation 1: its bbox is [1, 2, 3], not four numbers"),
+        (
+            change("annotations", bbox=[1, 2, 3]),
+            "val.json",
+            "annotation 1: its bbox is [1, 2, 3], not four numbers",
+        ),
         (change("annotations", bbox=None), "val.json", "annotation 1: its bbox is None, not four numbers"),
-        (change("annotations", bbox=[1, 2, 0, 4]), "val.json", "annotation 1, image 1: box [1, 2, 0, 4] has no area"),
+        (
+            change("annotations", bbox=[1, 2, 0, 4]),
+            "val.json",
+            "annotation 1, image 1: box [1, 2, 0, 4] has no area",
+        ),
         (
             change("annotations", bbox=[1, 2, 39.1, 4]),
             "val.json",
@@ -169,9 +187,17 @@ def change(key, **values):
         ),
         (change("categories", name="dog"), "val.json", "category name 'dog' comes more than once"),
         (lambda c: c["images"].append(c["images"][0]), "val.json", "image id 1 comes more than once"),
-        (lambda c: c["annotations"].append(c["annotations"][0]), "val.json", "annotation id 1 comes more than once"),
+        (
+            lambda c: c["annotations"].append(c["annotations"][0]),
+            "val.json",
+            "annotation id 1 comes more than once",
+        ),
         (lambda c: c["annotations"].append(3), "val.json", "1 entries of annotations are no objects"),
-        (lambda c: "[1, 2]", "val.json", "not a COCO file: it has to hold the lists images, categories, annotations"),
+        (
+            lambda c: "[1, 2]",
+            "val.json",
+            "not a COCO file: it has to hold the lists images, categories, annotations",
+        ),
     ],
 )
 def test_a_fault_of_a_coco_file_is_named(coco, fault, file, text):
@@ -197,7 +223,9 @@ def test_a_name_that_is_unknown_or_of_another_layout_is_an_error():
 
 
 def test_the_known_faults_of_real_data_are_found_and_no_others(real_data, tmp_path):
-    entry = f"{{format: voc, root: {real_data}/BCCD, splits: [trainval, test], classes: [RBC, WBC, Platelets]}}"
+    entry = (
+        f"{{format: voc, root: {real_data}/BCCD, splits: [trainval, test], classes: [RBC, WBC, Platelets]}}"
+    )
     (tmp_path / "c.yaml").write_text(f"cells: {entry}")
     register_catalog(tmp_path / "c.yaml")
     assert found("cells_trainval") == [

@@ -7,8 +7,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
 
 from ohem_d2 import add_ohem_config
-from ohem_d2.data import build_labelled_loader, build_test_loader, build_train_loader, register_catalog
-from ohem_d2.data import write_proposals
+from ohem_d2.data import (
+    build_labelled_loader,
+    build_test_loader,
+    build_train_loader,
+    register_catalog,
+    write_proposals,
+)
 from ohem_d2.data.difficult import training_config, without_difficult
 
 EASY, HARD = ("dog", (3, 4, 20, 25)), ("dog", (1, 1, 40, 30))
@@ -75,7 +80,9 @@ def test_training_from_proposals_and_the_labelled_images_drop_them_too(name, tmp
 def test_the_boxes_that_stay_and_the_test_set_are_as_before(name):
     before = {image["file_name"]: image for (image,) in build_test_loader(config(name, "keep"), name)}
     after = {image["file_name"]: image for (image,) in build_test_loader(config(name, "drop"), name)}
-    assert before.keys() == after.keys() and all(torch.equal(before[f]["image"], after[f]["image"]) for f in before)
+    assert before.keys() == after.keys() and all(
+        torch.equal(before[f]["image"], after[f]["image"]) for f in before
+    )
     kept, full = DatasetCatalog.get(without_difficult(name))[0], DatasetCatalog.get(name)[0]
     assert kept["annotations"][0]["bbox"] == full["annotations"][0]["bbox"]
     assert all(kept[key] == full[key] for key in ("file_name", "image_id", "width", "height"))

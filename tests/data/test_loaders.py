@@ -17,9 +17,15 @@ from detectron2.data import (
     load_proposals_into_dataset,
 )
 
-from ohem_d2.data import ProposalDatasetMapper, build_test_loader, build_train_loader, load_voc
 from ohem_d2 import add_ohem_config
-from ohem_d2.data import read_proposals, write_proposals
+from ohem_d2.data import (
+    ProposalDatasetMapper,
+    build_test_loader,
+    build_train_loader,
+    load_voc,
+    read_proposals,
+    write_proposals,
+)
 from ohem_d2.proposals.formats import write_detectron2
 
 DOG = [("dog", (3, 4, 20, 25))]

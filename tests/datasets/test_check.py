@@ -15,7 +15,9 @@ def check(load_script, make_voc, tmp_path):
 
 def test_a_data_set_without_fault_ends_well(check, capsys):
     check("good_train")
-    assert capsys.readouterr().out == "good_train: 1 images, 1 objects (0 difficult), no proposals, no problem\n"
+    assert (
+        capsys.readouterr().out == "good_train: 1 images, 1 objects (0 difficult), no proposals, no problem\n"
+    )
 
 
 def test_problems_of_all_data_sets_are_printed_with_their_files_and_the_status_is_1(check, capsys, tmp_path):
@@ -24,7 +26,9 @@ def test_problems_of_all_data_sets_are_printed_with_their_files_and_the_status_i
     assert caught.value.code == 1
     bad, total, good = capsys.readouterr().out.splitlines()
     assert bad == f"{tmp_path}/bad/JPEGImages/a.jpg: the image does not exist"
-    assert total.startswith("bad_train: ") and total.endswith("1 problems") and good.startswith("good_train: ")
+    assert (
+        total.startswith("bad_train: ") and total.endswith("1 problems") and good.startswith("good_train: ")
+    )
 
 
 def test_proposals_can_be_given(check, capsys):
@@ -34,5 +38,7 @@ def test_proposals_can_be_given(check, capsys):
 
 
 def test_an_unknown_name_is_one_line(check):
-    with pytest.raises(SystemExit, match="error: data set 'nothing' is not registered; choose from .*good_train"):
+    with pytest.raises(
+        SystemExit, match="error: data set 'nothing' is not registered; choose from .*good_train"
+    ):
         check("nothing")

@@ -71,7 +71,9 @@ def test_the_catalogue_registers_splits_with_proposals_of_every_object(prepare):
 
 def test_the_xml_counts_pixels_from_one_and_includes_the_last(load_script):
     drawn = demo.DemoObject("star", (0, 10, 30, 45))
-    element = ET.fromstring(load_script("datasets/prepare_demo.py").annotation_xml("x.jpg", [drawn])).find("object")
+    element = ET.fromstring(load_script("datasets/prepare_demo.py").annotation_xml("x.jpg", [drawn])).find(
+        "object"
+    )
     # columns 0 to 29 are numbers 1 to 30, rows 10 to 44 are numbers 11 to 45
     assert {child.tag: child.text for child in element.find("bndbox")} == {
         "xmin": "1", "ymin": "11", "xmax": "30", "ymax": "45",

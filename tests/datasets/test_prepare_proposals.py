@@ -11,9 +11,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, load_proposals_into_dataset
 from detectron2.modeling import build_model
 
+from ohem_d2.engine import load_config
 from ohem_d2.proposals import Proposals, read_proposals, selective_search, write_proposals
 from ohem_d2.proposals.formats import write_detectron2
-from ohem_d2.engine import load_config
 from tests.builders import TinyBackbone  # noqa: F401 (registers it)
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "prepare_proposals.py"
@@ -39,7 +39,9 @@ def catalog(tmp_path):
         (tmp_path / "Annotations" / f"{image_id}.xml").write_text(XML)
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\n")
     (tmp_path / "ImageSets/Main/test.txt").write_text("c\n")
-    entry = "{format: voc, root: ., splits: [train, test], classes: [box], proposals: './p/{split}.safetensors'}"
+    entry = (
+        "{format: voc, root: ., splits: [train, test], classes: [box], proposals: './p/{split}.safetensors'}"
+    )
     (tmp_path / "catalog.yaml").write_text(f"toy: {entry}")
     return tmp_path / "catalog.yaml"
 
@@ -54,7 +56,9 @@ def main(load_script):
 @pytest.fixture
 def generate(main, catalog):
     """``generate(*options)`` runs ``generate selective-search`` with the catalogue and one worker."""
-    return lambda *options: main("generate", "selective-search", "--catalog", catalog, "--workers", "1", *options)
+    return lambda *options: main(
+        "generate", "selective-search", "--catalog", catalog, "--workers", "1", *options
+    )
 
 
 def test_each_data_set_gets_the_proposal_file_of_its_catalogue(generate, tmp_path):
@@ -155,13 +159,21 @@ def test_a_wrong_option_and_a_broken_image_end_with_one_line(generate, tmp_path)
 
 def test_convert_says_what_it_did_and_export_goes_back(load_script, catalog, tmp_path, capsys, caplog):
     script = load_script("datasets/prepare_proposals.py")
-    object_box = np.array([[20.0, 10, 50, 40], [-3, 0, 80, 60], [0, 0, 1, 60]])  # the second reaches beyond its image
+    object_box = np.array(
+        [[20.0, 10, 50, 40], [-3, 0, 80, 60], [0, 0, 1, 60]]
+    )  # the second reaches beyond its image
     write_detectron2(tmp_path / "p.pkl", Proposals([(i, object_box, [1, 2, 3]) for i in "ab"]))
     options = ["--catalog", str(catalog), "--dataset", "toy_train"]
     with caplog.at_level("INFO"):
         script.main(["convert", str(tmp_path / "p.pkl"), str(tmp_path / "q.safetensors"), *options])
-    assert "4 boxes of 2 images (Detectron2 or Detectron, xyxy0): 2 clipped; removed: 0 duplicates, 2 too small" in caplog.text
-    assert "proposals for 2 of 2 images, 2 to 2 boxes per image (median 2), recall 1.000" in capsys.readouterr().out
+    assert (
+        "4 boxes of 2 images (Detectron2 or Detectron, xyxy0): 2 clipped; removed: 0 duplicates, 2 too small"
+        in caplog.text
+    )
+    assert (
+        "proposals for 2 of 2 images, 2 to 2 boxes per image (median 2), recall 1.000"
+        in capsys.readouterr().out
+    )
     script.main(["export", str(tmp_path / "q.safetensors"), str(tmp_path / "r.pkl")])
     (record,) = load_proposals_into_dataset([{"image_id": "a"}], str(tmp_path / "r.pkl"))
     assert record["proposal_boxes"].tolist() == [[0, 0, 80, 60], [20, 10, 50, 40]]
@@ -205,7 +217,9 @@ def test_inspect_needs_no_data_set_and_names_a_missing_file(main, tmp_path, caps
         main("inspect", tmp_path / "none")
 
 
-def test_rpn_writes_the_boxes_of_a_model_and_nothing_to_its_output_folder(main, catalog, tmp_path, monkeypatch):
+def test_rpn_writes_the_boxes_of_a_model_and_nothing_to_its_output_folder(
+    main, catalog, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.yaml").write_text(
         "MODEL:\n  DEVICE: cpu\n  BACKBONE: {NAME: TinyBackbone}\n  RPN: {IN_FEATURES: [p2, p3]}\n"
@@ -243,7 +257,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.slow
-def test_real_images_in_three_shards_of_which_one_is_killed_are_byte_equal_to_one_run(real_data, main, tmp_path, monkeypatch):
+def test_real_images_in_three_shards_of_which_one_is_killed_are_byte_equal_to_one_run(
+    real_data, main, tmp_path, monkeypatch
+):
     """The first 12 images of BCCD, at a quarter of their size."""
     lines = (real_data / "BCCD/ImageSets/Main/trainval.txt").read_text().splitlines()[:12]
     for folder in ("JPEGImages", "Annotations"):
@@ -253,11 +269,29 @@ def test_real_images_in_three_shards_of_which_one_is_killed_are_byte_equal_to_on
     (tmp_path / "cells/ImageSets/Main/few.txt").write_text("\n".join(lines))
     entry = "{format: voc, root: ./cells, splits: [few], classes: [RBC, WBC, Platelets]}"
     (tmp_path / "cells.yaml").write_text(f"cells: {entry}")
-    generate = ["generate", "selective-search", "--catalog", str(tmp_path / "cells.yaml"), "--dataset", "cells_few"]
+    generate = [
+        "generate",
+        "selective-search",
+        "--catalog",
+        str(tmp_path / "cells.yaml"),
+        "--dataset",
+        "cells_few",
+    ]
     generate += ["--scale", "0.25", "--workers", "1", "--output"]
     whole, merged = tmp_path / "whole.safetensors", tmp_path / "merged.safetensors"
     main(*generate, whole)
-    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(SCRIPT), *generate, str(merged), "--shard", "2/3"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        KILLED,
+        str(SCRIPT),
+        *generate,
+        str(merged),
+        "--shard",
+        "2/3",
+    ]
     assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
     assert len(os.listdir(tmp_path / "merged.shard-2-of-3.safetensors.parts")) == 2
     searched = count_searches(monkeypatch)

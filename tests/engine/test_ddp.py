@@ -1,4 +1,5 @@
 """Two processes on CPU (gloo) against one."""
+
 import copy
 import os
 from datetime import timedelta
@@ -11,8 +12,9 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from ohem_d2.engine.accumulation import AccumulatingTrainer
 from torch.nn.parallel import DistributedDataParallel
+
+from ohem_d2.engine.accumulation import AccumulatingTrainer
 
 from ..builders import random_boxes, tiny_cfg
 
@@ -46,8 +48,8 @@ def train(model, batches):
     heads = getattr(model, "module", model).roi_heads
     losses, selected = [], []
     heads._forward_box_of_parent = heads._forward_box
-    heads._forward_box = lambda f, p: selected.append([x.proposal_boxes.tensor.clone() for x in p]) or (
-        heads._forward_box_of_parent(f, p)
+    heads._forward_box = lambda f, p: (
+        selected.append([x.proposal_boxes.tensor.clone() for x in p]) or (heads._forward_box_of_parent(f, p))
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     with EventStorage():
@@ -136,8 +138,17 @@ def test_a_rank_without_foreground_or_proposals_leaves_no_parameter_unused(tmp_p
 
 
 def synchronised_head(rank):
-    opts = ("MODEL.ROI_BOX_HEAD.NORM", "naiveSyncBN", "MODEL.ROI_BOX_HEAD.NUM_CONV", "1", "MODEL.ROI_BOX_HEAD.CONV_DIM", "8")
-    model = DistributedDataParallel(new_model(*opts, "MODEL.OHEM.READONLY_CHUNK", "7"), broadcast_buffers=False)
+    opts = (
+        "MODEL.ROI_BOX_HEAD.NORM",
+        "naiveSyncBN",
+        "MODEL.ROI_BOX_HEAD.NUM_CONV",
+        "1",
+        "MODEL.ROI_BOX_HEAD.CONV_DIM",
+        "8",
+    )
+    model = DistributedDataParallel(
+        new_model(*opts, "MODEL.OHEM.READONLY_CHUNK", "7"), broadcast_buffers=False
+    )
     return train(model, [[batch(step, rank, num_proposals=20 + 40 * rank)] for step in range(STEPS)])
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.events import get_event_storage
+
 from ohem_d2 import OHEMOptions, OHEMROIHeads
 from ohem_d2.engine import LazyTrainer, load_lazy_config
 

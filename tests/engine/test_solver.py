@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
+
 from ohem_d2.engine import load_config
 
 

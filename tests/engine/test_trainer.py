@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.evaluation import DatasetEvaluator
+
 from ohem_d2.data import write_proposals
 from ohem_d2.engine import OHEMTrainer, load_config
 
@@ -18,7 +19,9 @@ def make_cfg(tmp_path, make_voc, monkeypatch):
     corners = rng.uniform(0, 15, (2, 30, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(8, 15, (2, 30, 2))], axis=2).astype(np.float32)
     scores = np.zeros(30, np.float32)
-    write_proposals(tmp_path / "proposals.safetensors", {"000001": (boxes[0], scores), "000002": (boxes[1], scores)})
+    write_proposals(
+        tmp_path / "proposals.safetensors", {"000001": (boxes[0], scores), "000002": (boxes[1], scores)}
+    )
 
     def make(name, *opts):
         return load_config(
@@ -40,7 +43,9 @@ def train(cfg, resume=False, until=None):
     trainer.resume_or_load(resume=resume)
     if until is not None:
         step = trainer.run_step
-        trainer.run_step = lambda: step() if trainer.iter < until else (_ for _ in ()).throw(KeyboardInterrupt)
+        trainer.run_step = lambda: (
+            step() if trainer.iter < until else (_ for _ in ()).throw(KeyboardInterrupt)
+        )
     try:
         trainer.train()
     except KeyboardInterrupt:
@@ -55,7 +60,9 @@ def test_a_resumed_training_goes_on_with_momentum_and_schedule(make_cfg):
     resumed = train(stopped, resume=True)
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=1e-3, atol=1e-5)
-    assert not torch.equal(at_the_stop["roi_heads.box_predictor.cls_score.bias"], whole["roi_heads.box_predictor.cls_score.bias"])
+    assert not torch.equal(
+        at_the_stop["roi_heads.box_predictor.cls_score.bias"], whole["roi_heads.box_predictor.cls_score.bias"]
+    )
 
 
 def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_checkpoint(make_cfg):
@@ -70,7 +77,9 @@ def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_checkpoint(make
         step()
 
     trainer.run_step = poisoned
-    with pytest.raises(FloatingPointError, match=r"iteration 3: .* not finite, .*images of the batch: .*00000[12].jpg"):
+    with pytest.raises(
+        FloatingPointError, match=r"iteration 3: .* not finite, .*images of the batch: .*00000[12].jpg"
+    ):
         trainer.train()
     kept = torch.load(f"{cfg.OUTPUT_DIR}/model_0000001.pth", weights_only=False)["model"]
     assert all(value.isfinite().all() for value in kept.values())
@@ -107,7 +116,16 @@ def test_a_checkpoint_has_the_optimizers_momentum(make_cfg, accumulate):
 
 @pytest.mark.parametrize("heads", ["OHEMROIHeads", "StandardROIHeads"])
 def test_the_loss_over_all_rois_is_measured_alike_for_mined_and_plain_heads(make_cfg, heads):
-    opts = ["MODEL.ROI_HEADS.NAME", heads, "TEST.ROI_LOSS.PERIOD", "4", "SOLVER.BASE_LR", "0.0", "SOLVER.WEIGHT_DECAY", "0.0"]
+    opts = [
+        "MODEL.ROI_HEADS.NAME",
+        heads,
+        "TEST.ROI_LOSS.PERIOD",
+        "4",
+        "SOLVER.BASE_LR",
+        "0.0",
+        "SOLVER.WEIGHT_DECAY",
+        "0.0",
+    ]
     cfg = make_cfg("loss", *opts)
     torch.manual_seed(1)
     trainer = OHEMTrainer(cfg)
@@ -150,7 +168,10 @@ class Collected(DatasetEvaluator):
         self.found = []
 
     def process(self, inputs, outputs):
-        self.found += [torch.cat([o["instances"].pred_boxes.tensor, o["instances"].scores[:, None]], dim=1) for o in outputs]
+        self.found += [
+            torch.cat([o["instances"].pred_boxes.tensor, o["instances"].scores[:, None]], dim=1)
+            for o in outputs
+        ]
 
 
 def evaluate(cfg):
@@ -161,8 +182,22 @@ def evaluate(cfg):
 
 def test_an_evaluation_follows_the_keys_of_testing(make_cfg):
     train(make_cfg("trained"))
-    weights = ("MODEL.WEIGHTS", str(make_cfg("trained").OUTPUT_DIR) + "/model_final.pth", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
-    one_scale = ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(32,)", "TEST.AUG.MAX_SIZE", "1333", "TEST.AUG.FLIP", "False")
+    weights = (
+        "MODEL.WEIGHTS",
+        str(make_cfg("trained").OUTPUT_DIR) + "/model_final.pth",
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+        "0.0",
+    )
+    one_scale = (
+        "TEST.AUG.ENABLED",
+        "True",
+        "TEST.AUG.MIN_SIZES",
+        "(32,)",
+        "TEST.AUG.MAX_SIZE",
+        "1333",
+        "TEST.AUG.FLIP",
+        "False",
+    )
     plain = evaluate(make_cfg("plain", *weights))
     assert all(len(boxes) > 0 for boxes in plain)
     scaled = evaluate(make_cfg("scaled", *weights, *one_scale))
@@ -172,11 +207,18 @@ def test_an_evaluation_follows_the_keys_of_testing(make_cfg):
 
 
 def test_the_evaluation_of_a_training_follows_them_too_and_leaves_the_model_in_training(make_cfg):
-    cfg = make_cfg("periodic", "TEST.EVAL_PERIOD", "2", "TEST.BOX_VOTING.ENABLED", "True", "TEST.BOX_VOTING.ROUNDS", "3")
+    cfg = make_cfg(
+        "periodic", "TEST.EVAL_PERIOD", "2", "TEST.BOX_VOTING.ENABLED", "True", "TEST.BOX_VOTING.ROUNDS", "3"
+    )
     trainer = OHEMTrainer(cfg)
     modes = []
-    trainer.model.roi_heads.box_predictor.register_forward_hook(lambda module, *_: modes.append(module.training))
+    trainer.model.roi_heads.box_predictor.register_forward_hook(
+        lambda module, *_: modes.append(module.training)
+    )
     trainer.resume_or_load(resume=False)
     trainer.train()
     # Six iterations with one training pass each; three evaluations of two images in three rounds.
-    assert (modes.count(False), trainer.model.training) == (3 * 2 * 3 + 6, True)  # six read-only passes as well
+    assert (modes.count(False), trainer.model.training) == (
+        3 * 2 * 3 + 6,
+        True,
+    )  # six read-only passes as well

@@ -1,4 +1,5 @@
 """AP as the documents define it, in exact arithmetic and plain loops, and detections to try it on."""
+
 import random
 from fractions import Fraction
 
@@ -71,10 +72,17 @@ def draw_detections(objects, sizes, classes, seed):
                 noise = rng.choice([0.02, 0.05, 0.2])
                 spread = [noise * (box[2] - box[0]), noise * (box[3] - box[1])] * 2
                 moved = [c + rng.uniform(-s, s) for c, s in zip(box, spread)]
-                detections.append((image, name if rng.random() < 0.8 else rng.choice(classes), rng.randint(5, 100), moved))
+                detections.append(
+                    (image, name if rng.random() < 0.8 else rng.choice(classes), rng.randint(5, 100), moved)
+                )
         x, y = rng.uniform(1, width / 2), rng.uniform(1, height / 2)
-        detections.append((image, rng.choice(classes), rng.randint(5, 60), [x, y, x + width / 3, y + height / 3]))
-    return [(image, name, Fraction(score, 100), _clipped(box, *sizes[image])) for image, name, score, box in detections]
+        detections.append(
+            (image, rng.choice(classes), rng.randint(5, 60), [x, y, x + width / 3, y + height / 3])
+        )
+    return [
+        (image, name, Fraction(score, 100), _clipped(box, *sizes[image]))
+        for image, name, score, box in detections
+    ]
 
 
 def _clipped(box, width, height):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.modeling import build_model
-from detectron2.structures import BoxMode, Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from ..builders import tiny_cfg
@@ -56,7 +56,9 @@ def record_of(tmp_path, num_proposals=40, seed=0):
     file = tmp_path / f"{seed}.png"
     Image.fromarray(g.integers(0, 255, (*SIZE, 3), dtype=np.uint8)).save(file)
     corners = g.uniform(0, 40, (num_proposals, 2))
-    boxes = np.concatenate([corners, corners + g.uniform(5, 40, (num_proposals, 2))], axis=1).astype(np.float32)
+    boxes = np.concatenate([corners, corners + g.uniform(5, 40, (num_proposals, 2))], axis=1).astype(
+        np.float32
+    )
     boxes = boxes.clip(0, [SIZE[1], SIZE[0]] * 2).astype(np.float32)
     return {"file_name": str(file), "image_id": str(seed), "height": SIZE[0], "width": SIZE[1], "proposal_boxes": boxes,
             "proposal_objectness_logits": np.zeros(num_proposals, np.float32), "proposal_bbox_mode": BoxMode.XYXY_ABS}  # fmt: skip
@@ -81,4 +83,6 @@ def assert_same(found, expected):
     for a, b in zip(found, expected, strict=True):
         a, b = fields_of(a), fields_of(b)
         assert a.keys() == b.keys()
-        assert all(torch.equal(a[k], b[k]) for k in a), {k: (a[k], b[k]) for k in a if not torch.equal(a[k], b[k])}
+        assert all(torch.equal(a[k], b[k]) for k in a), {
+            k: (a[k], b[k]) for k in a if not torch.equal(a[k], b[k])
+        }

@@ -1,4 +1,5 @@
 """AP of VOC and of COCO: worked out by hand, and against independent implementations on real annotations."""
+
 import json
 
 import numpy as np
@@ -6,10 +7,11 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
-from ohem_d2.data import load_voc, register_catalog
-from ohem_d2.evaluation import COCOEvaluator, VOCEvaluator
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from ohem_d2.data import load_voc, register_catalog
+from ohem_d2.evaluation import COCOEvaluator, VOCEvaluator
 
 from .definitions import (
     THRESHOLDS,
@@ -31,10 +33,14 @@ def feed(evaluator, detections, classes, ids):
     evaluator.reset()
     for image_id in ids:
         found = [d for d in detections if d[0] == image_id]
-        boxes = torch.tensor([[float(c) for c in box] for *_, box in found], dtype=torch.float64).reshape(-1, 4)
+        boxes = torch.tensor([[float(c) for c in box] for *_, box in found], dtype=torch.float64).reshape(
+            -1, 4
+        )
         instances = Instances((1000, 1000), pred_boxes=Boxes(boxes - torch.tensor([1, 1, 0, 0])))
         instances.scores = torch.tensor([float(score) for _, _, score, _ in found])
-        instances.pred_classes = torch.tensor([classes.index(name) for _, name, _, _ in found], dtype=torch.long)
+        instances.pred_classes = torch.tensor(
+            [classes.index(name) for _, name, _, _ in found], dtype=torch.long
+        )
         evaluator.process([{"image_id": image_id}], [{"instances": instances}])
     return evaluator.evaluate()
 
@@ -45,7 +51,9 @@ def pets(make_voc, tmp_path):
 
     def make(objects, **kwargs):
         root = make_voc(objects, **kwargs)
-        (tmp_path / "pets.yaml").write_text(f"pets: {{format: voc, root: {root}, splits: [train], classes: [cat, dog]}}")
+        (tmp_path / "pets.yaml").write_text(
+            f"pets: {{format: voc, root: {root}, splits: [train], classes: [cat, dog]}}"
+        )
         register_catalog(tmp_path / "pets.yaml")
         return "pets_train"
 
@@ -58,17 +66,25 @@ def test_two_objects_found_around_a_wrong_box(pets):
     2007: recalls 0 to 0.5 have precision 1, 0.6 to 1 have 2/3: (6 + 5 * 2/3) / 11 = 28/33. 2012: 1/2 + 1/2 * 2/3 = 5/6.
     """
     name = pets({"a": [("cat", (1, 1, 10, 10)), ("cat", (21, 11, 40, 30))]})
-    detections = [("a", "cat", 0.9, (1, 1, 10, 10)), ("a", "cat", 0.8, (12, 20, 18, 28)), ("a", "cat", 0.7, (21, 11, 40, 30))]
+    detections = [
+        ("a", "cat", 0.9, (1, 1, 10, 10)),
+        ("a", "cat", 0.8, (12, 20, 18, 28)),
+        ("a", "cat", 0.7, (21, 11, 40, 30)),
+    ]
     results = feed(VOCEvaluator(name, YEARS), detections, ["cat", "dog"], "a")
     for key, expected in (("voc07", 2800 / 33), ("voc12", 500 / 6)):
-        assert [results[key][metric] for metric in ("AP50-cat", "AP-cat", "AP")] == pytest.approx([expected] * 3)
+        assert [results[key][metric] for metric in ("AP50-cat", "AP-cat", "AP")] == pytest.approx(
+            [expected] * 3
+        )
         assert np.isnan(results[key]["AP75-dog"])  # no dog to find: no AP, and no part in the mean
 
 
 def test_overlap_counts_the_last_pixel_and_must_exceed_the_threshold(pets):
     """Box of 10 x 10 pixels, detection of 10 x 5 in it: IoU 1/2, not above 0.5; of 10 x 6: 0.6, right up to 0.55."""
     name = pets({"a": [("cat", (1, 1, 10, 10))]})
-    results = [feed(VOCEvaluator(name), [("a", "cat", 0.9, (1, 1, 10, y2))], ["cat", "dog"], "a") for y2 in (5, 6)]
+    results = [
+        feed(VOCEvaluator(name), [("a", "cat", 0.9, (1, 1, 10, y2))], ["cat", "dog"], "a") for y2 in (5, 6)
+    ]
     assert [r["bbox"]["AP50"] for r in results] == [0, 100]
     assert results[1]["bbox"]["AP"] == pytest.approx(20)  # 0.50 and 0.55 of the ten; 0.6 is not exceeded
 
@@ -109,7 +125,10 @@ def test_no_detections_and_no_images_are_no_error(pets, tmp_path):
     name = pets({"a": [("cat", (1, 1, 10, 10))]})
     for ids in ("a", ""):
         results = feed(VOCEvaluator(name, YEARS), [], ["cat", "dog"], ids)
-        assert {key: (r["AP"], r["AP50-cat"]) for key, r in results.items()} == {"voc07": (0, 0), "voc12": (0, 0)}
+        assert {key: (r["AP"], r["AP50-cat"]) for key, r in results.items()} == {
+            "voc07": (0, 0),
+            "voc12": (0, 0),
+        }
     assert feed(COCOEvaluator(name, str(tmp_path)), [], ["cat", "dog"], "") == {}
 
 
@@ -157,14 +176,19 @@ def test_the_ap_of_voc_is_that_of_its_definition(sample, seed, record_property):
     results = feed(VOCEvaluator("sample_trainval", YEARS), detections, VOC_CLASSES, objects)
     differences, hits = [], 0
     for name in VOC_CLASSES:
-        truth = {i: [(box, difficult) for c, box, difficult in found if c == name] for i, found in objects.items()}
+        truth = {
+            i: [(box, difficult) for c, box, difficult in found if c == name] for i, found in objects.items()
+        }
         of_class = [(score, image, box) for image, c, score, box in detections if c == name]
         points = {t: precision_recall(truth, of_class, t) for t in THRESHOLDS}
         hits += len(of_class) - len(points[THRESHOLDS[0]])
         for key, ap in (("voc07", average_precision_2007), ("voc12", average_precision_2012)):
             aps = {t: float(100 * ap(points[t])) for t in THRESHOLDS}
             expected = {"AP50": aps[THRESHOLDS[0]], "AP75": aps[THRESHOLDS[5]], "AP": sum(aps.values()) / 10}
-            differences += [(abs(results[key][f"{metric}-{name}"] - value), key, metric, name) for metric, value in expected.items()]
+            differences += [
+                (abs(results[key][f"{metric}-{name}"] - value), key, metric, name)
+                for metric, value in expected.items()
+            ]
     record_property("largest_difference", float(max(differences)[0]))
     assert hits > 10  # detections of difficult objects
     assert max(differences)[0] <= 1e-6, sorted(differences)[-5:]
@@ -181,7 +205,10 @@ class IgnoringDifficult(COCOeval):
 
 def directly_with_pycocotools(objects, detections, folder):
     """AP, AP50, AP75, APs, APm, APl in percent and AP of each class."""
-    truth = {"images": [{"id": i} for i in objects], "categories": [{"id": n, "name": name} for n, name in enumerate(VOC_CLASSES)]}
+    truth = {
+        "images": [{"id": i} for i in objects],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(VOC_CLASSES)],
+    }
     truth["annotations"] = [
         {"id": 0, "image_id": i, "category_id": VOC_CLASSES.index(name), "bbox": [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1],
          "area": (x2 - x1 + 1) * (y2 - y1 + 1), "iscrowd": 0, "difficult": difficult}
@@ -200,7 +227,9 @@ def directly_with_pycocotools(objects, detections, folder):
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    of_classes = [evaluation.eval["precision"][:, :, index, 0, -1].mean() for index in range(len(VOC_CLASSES))]
+    of_classes = [
+        evaluation.eval["precision"][:, :, index, 0, -1].mean() for index in range(len(VOC_CLASSES))
+    ]
     return 100 * np.array([*evaluation.stats[:6], *of_classes])
 
 
@@ -215,5 +244,7 @@ def test_the_ap_of_coco_on_a_voc_data_set_is_that_of_pycocotools(sample, tmp_pat
     difference = np.abs([results[m] for m in metrics] - expected).max()
     record_property("largest_difference", float(difference))
     assert difference <= 1e-6
-    difficult_counted = directly_with_pycocotools({i: [(*o[:2], 0) for o in found] for i, found in objects.items()}, detections, tmp_path)
+    difficult_counted = directly_with_pycocotools(
+        {i: [(*o[:2], 0) for o in found] for i, found in objects.items()}, detections, tmp_path
+    )
     assert np.abs(difficult_counted - expected).max() > 1

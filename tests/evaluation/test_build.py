@@ -1,4 +1,5 @@
 """Which evaluator a data set gets, and whole evaluations of an untrained model."""
+
 import json
 import os
 import re
@@ -14,10 +15,11 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.structures import Boxes, Instances
+from PIL import Image
+
 from ohem_d2.data import register_catalog, write_proposals
 from ohem_d2.engine import OHEMTrainer, load_config
 from ohem_d2.evaluation import COCOSubmission, VOCEvaluator, VOCSubmission
-from PIL import Image
 
 from ..engine.test_ddp import in_two_processes
 
@@ -31,7 +33,16 @@ SMALL = [
 
 
 def config(folder, names, *opts):
-    opts = ["DATASETS.TEST", repr(tuple(names)), "DATASETS.TRAIN", "()", "OUTPUT_DIR", str(folder / "out"), *SMALL, *opts]
+    opts = [
+        "DATASETS.TEST",
+        repr(tuple(names)),
+        "DATASETS.TRAIN",
+        "()",
+        "OUTPUT_DIR",
+        str(folder / "out"),
+        *SMALL,
+        *opts,
+    ]
     return load_config(str(ROOT / "configs/Base-FastRCNN-small.yaml"), opts)
 
 
@@ -68,7 +79,9 @@ def test_three_evaluators_share_one_data_set_and_one_report(pets, tmp_path):
     assert results["voc07"]["AP50"] != results["voc12"]["AP50"] > 0
     rows = json.loads((tmp_path / "out/inference/pets_train/results.json").read_text())
     read = {(row["evaluator"], f"{row['metric']}-{row['class']}".rstrip("-")): row["value"] for row in rows}
-    assert read == {(key, name): None if np.isnan(v) else v for key, of in results.items() for name, v in of.items()}
+    assert read == {
+        (key, name): None if np.isnan(v) else v for key, of in results.items() for name, v in of.items()
+    }
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-cat", "AP-dog"} <= set(results["bbox"])
     # One evaluator alone, named or by default (the data set is of 2007), calls its result "bbox", as Detectron2 does.
     for names in ("('voc07',)", "()"):
@@ -103,8 +116,13 @@ def test_sets(tmp_path):
     (voc / "ImageSets/Main/test.txt").write_text("\n".join(IDS))
     images = [{"id": n, "file_name": f"{n:012}.jpg", "width": 40, "height": 30} for n in (3, 11)]
     categories = [{"id": entry["id"], "name": entry["name"]} for entry in COCO_CATEGORIES if entry["isthing"]]
-    (coco / "annotations/image_info_test-dev2015.json").write_text(json.dumps({"images": images, "categories": categories}))
-    for file in [*(f"VOC2012/JPEGImages/{i}.jpg" for i in IDS), *(f"coco/test2015/{image['file_name']}" for image in images)]:
+    (coco / "annotations/image_info_test-dev2015.json").write_text(
+        json.dumps({"images": images, "categories": categories})
+    )
+    for file in [
+        *(f"VOC2012/JPEGImages/{i}.jpg" for i in IDS),
+        *(f"coco/test2015/{image['file_name']}" for image in images),
+    ]:
         pixels = np.random.default_rng(len(file)).integers(0, 255, (30, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / file)
     propose(tmp_path / "voc.safetensors", IDS)
@@ -147,7 +165,9 @@ def test_a_data_set_that_cannot_be_evaluated_is_one_line_of_train_net(test_sets)
         cwd=test_sets, env={**os.environ, "DETECTRON2_DATASETS": str(test_sets)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 1
-    assert re.match(rf"FileNotFoundError: .*1 of 3 images .* are missing: {IDS[1]}$", done.stderr.splitlines()[-1])
+    assert re.match(
+        rf"FileNotFoundError: .*1 of 3 images .* are missing: {IDS[1]}$", done.stderr.splitlines()[-1]
+    )
 
 
 def test_a_catalogues_images_without_annotations_are_submitted(test_sets, tmp_path):
@@ -170,7 +190,12 @@ def one_image_each(rank):
     register_catalog(folder / "pets.yaml")
     MetadataCatalog.get("pets_train").has_annotations = False
     image_id, box = ("a", [4.0, 4, 30, 25]) if rank == 0 else ("b", [0.0, 0, 9, 9])
-    found = Instances((30, 40), pred_boxes=Boxes(torch.tensor([box])), scores=torch.tensor([0.5]), pred_classes=torch.tensor([0]))
+    found = Instances(
+        (30, 40),
+        pred_boxes=Boxes(torch.tensor([box])),
+        scores=torch.tensor([0.5]),
+        pred_classes=torch.tensor([0]),
+    )
     returned = []
     for evaluator in (VOCEvaluator("pets_train"), VOCSubmission("pets_train", str(folder / "two"))):
         evaluator.reset()
@@ -185,5 +210,7 @@ def test_two_processes_evaluate_and_submit_all_images_once(pets, tmp_path, monke
     first, second = in_two_processes(one_image_each, tmp_path)
     assert first[0]["bbox"]["AP-cat"] == pytest.approx(100) and second == [None, {}]
     with tarfile.open(tmp_path / "two/comp4_det_train.tar") as archive:
-        lines = archive.extractfile("results/VOC2007/Main/comp4_det_train_cat.txt").read().decode().splitlines()
+        lines = (
+            archive.extractfile("results/VOC2007/Main/comp4_det_train_cat.txt").read().decode().splitlines()
+        )
     assert lines == ["a 0.500000 5.0 5.0 30.0 25.0", "b 0.500000 1.0 1.0 9.0 9.0"]

@@ -4,13 +4,27 @@ import pytest
 import torch
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.structures import Boxes, Instances
+from torch import nn
+
 from ohem_d2.evaluation import RCNNWithTTA, build_test_model, check_testing
 from ohem_d2.evaluation.inference import _candidates, _move, _regressed
 from ohem_d2.evaluation.predictions import class_predictions
-from torch import nn
 
 from ..builders import tiny_cfg
-from .models import AUG, FAMILIES, RPN, SOFT, VOTING, assert_same, cfg_of, detect, fields_of, inputs_of, model_of, record_of
+from .models import (
+    AUG,
+    FAMILIES,
+    RPN,
+    SOFT,
+    VOTING,
+    assert_same,
+    cfg_of,
+    detect,
+    fields_of,
+    inputs_of,
+    model_of,
+    record_of,
+)
 
 COMBINE = "TEST.AUG.COMBINE"
 MODES = {"+B": VOTING, "+M": (*AUG, "(48, 64)"), "+M+B": (*AUG, "(48, 64)", *VOTING), "soft": SOFT}
@@ -48,7 +62,9 @@ def test_one_scale_of_a_batch_is_plain_inference_bit_for_bit(tmp_path):
 
 
 @BOTH
-@pytest.mark.parametrize("more", [(), VOTING, SOFT, RPN, FAMILIES["mask"]], ids=["+M", "+M+B", "soft", "rpn", "mask"])
+@pytest.mark.parametrize(
+    "more", [(), VOTING, SOFT, RPN, FAMILIES["mask"]], ids=["+M", "+M+B", "soft", "rpn", "mask"]
+)
 def test_the_order_of_the_scales_does_not_matter(tmp_path, combine, more):
     record = record_of(tmp_path)
     flip = ("TEST.AUG.FLIP", "True", COMBINE, combine, *more)
@@ -111,11 +127,15 @@ def test_all_detections_merged_are_those_of_detectron2(tmp_path):
     opts = (*FAMILIES["mask"], *RPN, "INPUT.MIN_SIZE_TEST", "60", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.3")
     cfg = cfg_of(*opts, *AUG, "(48, 60, 90)", "TEST.AUG.FLIP", "True")
     model, inputs = model_of(cfg), [inputs_of(cfg, record_of(tmp_path))]
-    (ours,), (theirs,) = (detect(m, inputs) for m in (RCNNWithTTA(cfg, model), GeneralizedRCNNWithTTA(cfg, model, batch_size=1)))
+    (ours,), (theirs,) = (
+        detect(m, inputs) for m in (RCNNWithTTA(cfg, model), GeneralizedRCNNWithTTA(cfg, model, batch_size=1))
+    )
     assert len(ours) == len(theirs) > 5
     order, other = ours.scores.argsort(stable=True), theirs.scores.argsort(stable=True)
     torch.testing.assert_close(ours.scores[order], theirs.scores[other])
-    torch.testing.assert_close(ours.pred_boxes.tensor[order], theirs.pred_boxes.tensor[other], rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        ours.pred_boxes.tensor[order], theirs.pred_boxes.tensor[other], rtol=0, atol=1e-3
+    )
     assert (ours.pred_masks[order] != theirs.pred_masks[other]).float().mean() < 0.01
 
 
@@ -126,7 +146,10 @@ class _Predictor(nn.Module):
         return features
 
     def predict_boxes(self, predictions, proposals):
-        return [p.proposal_boxes.tensor + p.proposal_boxes.tensor.new_tensor([2.0, 0.0, 2.0, 0.0]) for p in proposals]
+        return [
+            p.proposal_boxes.tensor + p.proposal_boxes.tensor.new_tensor([2.0, 0.0, 2.0, 0.0])
+            for p in proposals
+        ]
 
     def predict_probs(self, predictions, proposals):
         return [torch.tensor([[p.image_size[0] / 200, 0.0, 0.0, 0.0]] * len(p)) for p in proposals]
@@ -165,7 +188,17 @@ class _Ramp(nn.Module):
 
 def test_masks_of_a_flipped_view_are_mirrored_back(tmp_path):
     # (0 + 1.2) / 2 = 0.6 everywhere, above the 0.5 from which a pixel is part of the mask; but for half a cell at the edges.
-    cfg = cfg_of(*FAMILIES["mask"], "INPUT.MIN_SIZE_TEST", "60", *AUG, "(60,)", "TEST.AUG.FLIP", "True", COMBINE, "proposals")
+    cfg = cfg_of(
+        *FAMILIES["mask"],
+        "INPUT.MIN_SIZE_TEST",
+        "60",
+        *AUG,
+        "(60,)",
+        "TEST.AUG.FLIP",
+        "True",
+        COMBINE,
+        "proposals",
+    )
     model, inputs = model_of(cfg), inputs_of(cfg, record_of(tmp_path, 1))
     model.roi_heads.box_predictor, model.roi_heads.mask_head = _Predictor(), _Ramp()
     inputs["proposals"].proposal_boxes.tensor[:] = torch.tensor([[10.0, 20.0, 30.0, 50.0]])
@@ -198,7 +231,10 @@ def test_box_voting_has_thresholds_of_its_own(tmp_path):
 @pytest.mark.parametrize("mode", MODES)
 def test_the_images_of_a_batch_do_not_meet(tmp_path, mode):
     cfg = cfg_of(*MODES[mode])
-    model, inputs = build_test_model(cfg, model_of(cfg)), [inputs_of(cfg, record_of(tmp_path, seed=i)) for i in range(2)]
+    model, inputs = (
+        build_test_model(cfg, model_of(cfg)),
+        [inputs_of(cfg, record_of(tmp_path, seed=i)) for i in range(2)],
+    )
     for together, alone in zip(detect(model, inputs), [detect(model, [x])[0] for x in inputs]):
         torch.testing.assert_close(fields_of(together), fields_of(alone))
 
@@ -210,7 +246,10 @@ class _Table(nn.Module):
         return features
 
     def predict_boxes(self, predictions, proposals):
-        boxes = {60: [[10.0, 10.0, 30.0, 30.0], [16.0, 10.0, 36.0, 30.0]], 90: [[5.0, 10.0, 25.0, 30.0], [0.0, 0.0, 1.0, 1.0]]}
+        boxes = {
+            60: [[10.0, 10.0, 30.0, 30.0], [16.0, 10.0, 36.0, 30.0]],
+            90: [[5.0, 10.0, 25.0, 30.0], [0.0, 0.0, 1.0, 1.0]],
+        }
         return [torch.tensor(boxes[p.image_size[0]]) * p.image_size[0] / 60 for p in proposals]
 
     def predict_probs(self, predictions, proposals):
@@ -229,11 +268,15 @@ def test_final_detections_are_merged_but_where_boxes_vote_all_candidates(tmp_pat
     assert found.scores.tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("combine, sizes", [("proposals", [(64, 85)]), ("detections", [(64, 85), (48, 64), (90, 120)])])
+@pytest.mark.parametrize(
+    "combine, sizes", [("proposals", [(64, 85)]), ("detections", [(64, 85), (48, 64), (90, 120)])]
+)
 def test_where_predictions_are_averaged_the_rpn_of_the_reference_alone_proposes(tmp_path, combine, sizes):
     cfg = cfg_of(*RPN, *AUG, "(90, 48, 64)", COMBINE, combine)
     model, seen = model_of(cfg), []
-    model.proposal_generator.register_forward_hook(lambda module, args, output: seen.extend(args[0].image_sizes))
+    model.proposal_generator.register_forward_hook(
+        lambda module, args, output: seen.extend(args[0].image_sizes)
+    )
     detect(RCNNWithTTA(cfg, model), [inputs_of(cfg, record_of(tmp_path))])
     assert [tuple(size) for size in seen] == sizes
 
@@ -264,7 +307,9 @@ def test_predictions_of_half_precision_become_float32(tmp_path):
     cfg = cfg_of()
     model, inputs, predictor = model_of(cfg), inputs_of(cfg, record_of(tmp_path, 1)), _Predictor()
     probs = predictor.predict_probs
-    predictor.predict_probs = lambda *args: [p.bfloat16() for p in probs(*args)]  # as a sigmoid's under autocast
+    predictor.predict_probs = lambda *args: [
+        p.bfloat16() for p in probs(*args)
+    ]  # as a sigmoid's under autocast
     model.roi_heads.box_predictor = predictor
     features = model.backbone(model.preprocess_image([inputs]).tensor)
     boxes, scores = class_predictions(model.roi_heads, features, [inputs["proposals"]])
@@ -274,7 +319,9 @@ def test_predictions_of_half_precision_become_float32(tmp_path):
 def test_masks_are_those_of_the_voted_boxes(tmp_path):
     cfg = cfg_of(*FAMILIES["mask"], *VOTING)
     model, given = model_of(cfg), []
-    model.roi_heads.mask_pooler.register_forward_pre_hook(lambda _, args: given.append(args[1][0].tensor.clone()))
+    model.roi_heads.mask_pooler.register_forward_pre_hook(
+        lambda _, args: given.append(args[1][0].tensor.clone())
+    )
     (found,) = detect(RCNNWithTTA(cfg, model), [inputs_of(cfg, record_of(tmp_path))])
     assert len(given) == 1
     scale = torch.tensor([80 / 85, 60 / 64] * 2)  # 60 x 80 pixels were tested at 64 x 85
@@ -287,7 +334,10 @@ def test_predictions_are_those_that_the_heads_choose_from(tmp_path, family, monk
     model, inputs = model_of(cfg), inputs_of(cfg, record_of(tmp_path))
     seen = []
     for module in ("fast_rcnn", "cascade_rcnn"):
-        monkeypatch.setattr(f"detectron2.modeling.roi_heads.{module}.fast_rcnn_inference", lambda b, s, *_: seen.append((b, s)))
+        monkeypatch.setattr(
+            f"detectron2.modeling.roi_heads.{module}.fast_rcnn_inference",
+            lambda b, s, *_: seen.append((b, s)),
+        )
     with torch.no_grad():
         images = model.preprocess_image([inputs])
         features = model.backbone(images.tensor)
@@ -301,7 +351,10 @@ def test_a_box_as_large_as_its_image_stays_in_it_at_every_scale():
     """Scaling rounds; the loader clips afterwards, and so do we."""
     for width in range(50, 150):
         whole = Instances((60, width), proposal_boxes=Boxes(torch.tensor([[0.0, 0.0, width, 60.0]])))
-        moved = [_move(whole, (90, width + more)).proposal_boxes.tensor[0, 2] - width - more for more in range(-40, 40)]
+        moved = [
+            _move(whole, (90, width + more)).proposal_boxes.tensor[0, 2] - width - more
+            for more in range(-40, 40)
+        ]
         assert max(moved) <= 0
 
 
@@ -309,7 +362,10 @@ def test_gradients_are_not_recorded(tmp_path):
     cfg = cfg_of(*MODES["+M+B"])
     model = model_of(cfg)
     (output,) = RCNNWithTTA(cfg, model)([inputs_of(cfg, record_of(tmp_path))])
-    assert not output["instances"].pred_boxes.tensor.requires_grad and not output["instances"].scores.requires_grad
+    assert (
+        not output["instances"].pred_boxes.tensor.requires_grad
+        and not output["instances"].scores.requires_grad
+    )
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -348,12 +404,24 @@ def test_the_mode_of_the_model_outlives_an_evaluation(mode):
         (("TEST.AUG.COMBINE", "mean"), "TEST.AUG.COMBINE is 'mean'; valid: one of 'detections', 'proposals'"),
         ((*AUG, "()"), r"TEST.AUG.MIN_SIZES is \(\); valid: one size or more"),
         (("TEST.BOX_VOTING.ROUNDS", "0"), "TEST.BOX_VOTING.ROUNDS is 0; valid: an integer >= 1"),
-        (("TEST.BOX_VOTING.NMS_THRESH", "1.5"), r"TEST.BOX_VOTING.NMS_THRESH is 1.5; valid: a number in \[0, 1\]"),
+        (
+            ("TEST.BOX_VOTING.NMS_THRESH", "1.5"),
+            r"TEST.BOX_VOTING.NMS_THRESH is 1.5; valid: a number in \[0, 1\]",
+        ),
         (("TEST.BOX_VOTING.VOTE_THRESH", "-1.0"), "TEST.BOX_VOTING.VOTE_THRESH is -1.0"),
-        (("TEST.BOX_VOTING.VOTERS", "first"), "TEST.BOX_VOTING.VOTERS is 'first'; valid: one of 'all', 'last'"),
+        (
+            ("TEST.BOX_VOTING.VOTERS", "first"),
+            "TEST.BOX_VOTING.VOTERS is 'first'; valid: one of 'all', 'last'",
+        ),
         (("TEST.SOFT_NMS.SIGMA", "0.0"), "TEST.SOFT_NMS.SIGMA is 0.0; valid: a number > 0"),
-        (("MODEL.META_ARCHITECTURE", "RetinaNet", *VOTING), "infer as GeneralizedRCNN does; RetinaNet does not"),
-        (("MODEL.META_ARCHITECTURE", "PanopticFPN", *AUG, "(64,)"), "infer as GeneralizedRCNN does; PanopticFPN does not"),
+        (
+            ("MODEL.META_ARCHITECTURE", "RetinaNet", *VOTING),
+            "infer as GeneralizedRCNN does; RetinaNet does not",
+        ),
+        (
+            ("MODEL.META_ARCHITECTURE", "PanopticFPN", *AUG, "(64,)"),
+            "infer as GeneralizedRCNN does; PanopticFPN does not",
+        ),
         (("MODEL.ROI_HEADS.NAME", "RROIHeads", *SOFT), "RROIHeads cannot be tested .*rotated boxes"),
     ],
 )

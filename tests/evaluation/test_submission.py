@@ -1,4 +1,5 @@
 """The files for the servers of VOC and COCO."""
+
 import io
 import json
 import logging
@@ -9,6 +10,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+
 from ohem_d2.evaluation import COCOSubmission, VOCSubmission
 from ohem_d2.evaluation.submission import check_coco_submission, check_voc_submission
 
@@ -20,7 +22,10 @@ COCO_SIZES = {7: (40, 30), 9: (40, 30)}
 
 def instances(*found):
     """(class, score, box) each."""
-    result = Instances((30, 40), pred_boxes=Boxes(torch.tensor([box for *_, box in found], dtype=torch.float32).reshape(-1, 4)))
+    result = Instances(
+        (30, 40),
+        pred_boxes=Boxes(torch.tensor([box for *_, box in found], dtype=torch.float32).reshape(-1, 4)),
+    )
     result.scores = torch.tensor([score for _, score, _ in found])
     result.pred_classes = torch.tensor([index for index, *_ in found], dtype=torch.long)
     return {"instances": result}
@@ -35,7 +40,9 @@ def submit(evaluator, outputs):
 
 
 def register(name, sizes, **metadata):
-    records = [{"image_id": i, "width": w, "height": h, "file_name": f"{i}.jpg"} for i, (w, h) in sizes.items()]
+    records = [
+        {"image_id": i, "width": w, "height": h, "file_name": f"{i}.jpg"} for i, (w, h) in sizes.items()
+    ]
     DatasetCatalog.register(name, lambda: records)
     MetadataCatalog.get(name).set(thing_classes=["cat", "dog"], **metadata)
     return name
@@ -43,25 +50,37 @@ def register(name, sizes, **metadata):
 
 @pytest.fixture
 def voc(tmp_path):
-    return VOCSubmission(register("voc_test", SIZES, dirname="VOC2012", split="test", year=2012), str(tmp_path / "out"))
+    return VOCSubmission(
+        register("voc_test", SIZES, dirname="VOC2012", split="test", year=2012), str(tmp_path / "out")
+    )
 
 
 @pytest.fixture
 def coco(tmp_path):
-    ids = {"thing_dataset_id_to_contiguous_id": {17: 0, 18: 1}, "json_file": "annotations/image_info_test-dev2015.json"}
+    ids = {
+        "thing_dataset_id_to_contiguous_id": {17: 0, 18: 1},
+        "json_file": "annotations/image_info_test-dev2015.json",
+    }
     return COCOSubmission(register("coco_test", COCO_SIZES, **ids), str(tmp_path / "out"), "my ohem_1.0")
 
 
 def test_voc_counts_pixels_from_one_and_has_a_file_for_every_class(voc, caplog):
     """[2, 3, 20.04, 30] covers pixels 3 to 20.0 and 4 to 30; the box of a fifth of a pixel at the far corner covers one."""
     with caplog.at_level(logging.INFO):
-        found = [(1, 0.12345678, [2, 3, 20.04, 30]), (1, 1e-5, [39.8, 29.8, 40, 30]), (1, 1.0, [0, 0, 0.2, 0.2])]
+        found = [
+            (1, 0.12345678, [2, 3, 20.04, 30]),
+            (1, 1e-5, [39.8, 29.8, 40, 30]),
+            (1, 1.0, [0, 0, 0.2, 0.2]),
+        ]
         assert submit(voc, {"000001": [], "000002": found}) == {}
     assert "3 detections to submit, in" in caplog.text and voc.path in caplog.text
     with tarfile.open(voc.path) as archive:
         assert archive.getnames() == FILES
         contents = [archive.extractfile(name).read().decode() for name in FILES]
-    assert contents == ["", "000002 0.123457 3.0 4.0 20.0 30.0\n000002 0.000010 40.0 30.0 40.0 30.0\n000002 1.000000 1.0 1.0 1.0 1.0\n"]
+    assert contents == [
+        "",
+        "000002 0.123457 3.0 4.0 20.0 30.0\n000002 0.000010 40.0 30.0 40.0 30.0\n000002 1.000000 1.0 1.0 1.0 1.0\n",
+    ]
 
 
 def test_coco_has_its_own_ids_and_boxes_by_width_and_height(coco):
@@ -82,7 +101,9 @@ def test_no_detections_are_empty_files_for_voc_and_refused_for_coco(voc, coco):
         submit(coco, {7: []})
 
 
-@pytest.mark.parametrize("score, box", [(float("nan"), [1, 1, 9, 9]), (0.5, [1, 1, 9, float("inf")]), (0.5, [1, 1, 41, 9])])
+@pytest.mark.parametrize(
+    "score, box", [(float("nan"), [1, 1, 9, 9]), (0.5, [1, 1, 9, float("inf")]), (0.5, [1, 1, 41, 9])]
+)
 def test_what_the_server_would_refuse_is_one_line_and_leaves_the_old_file(voc, coco, score, box):
     for evaluator, image_id in ((voc, "000001"), (coco, 7)):
         submit(evaluator, {image_id: [(0, 0.5, [1, 1, 9, 9])]})

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ohem_d2.evaluation import soft_nms, vote_boxes, voting
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from ohem_d2.evaluation import soft_nms, vote_boxes, voting
 
 
 class Operations(TorchDispatchMode):
@@ -75,7 +76,10 @@ def vote(boxes, voters, weights, groups=None, voter_groups=None, thresh=0.5):
 
 
 def test_a_box_alone_votes_for_itself():
-    assert vote([[0.1, 0.2, 10.3, 10.4]], [[0.1, 0.2, 10.3, 10.4]], [0.3]) == torch.tensor([[0.1, 0.2, 10.3, 10.4]]).tolist()
+    assert (
+        vote([[0.1, 0.2, 10.3, 10.4]], [[0.1, 0.2, 10.3, 10.4]], [0.3])
+        == torch.tensor([[0.1, 0.2, 10.3, 10.4]]).tolist()
+    )
 
 
 def test_a_box_becomes_the_mean_of_its_voters_by_score():
@@ -86,8 +90,12 @@ def test_a_box_becomes_the_mean_of_its_voters_by_score():
 
 def test_a_voter_at_the_threshold_votes_and_one_below_does_not():
     # [0, 0, 10, 5] lies in the box and is half of it: IoU exactly 0.5; [0, 0, 10, 4] is 0.4.
-    assert vote([[0.0, 0.0, 10.0, 10.0]], [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 5.0]], [0.5, 0.5]) == [[0, 0, 10, 7.5]]
-    assert vote([[0.0, 0.0, 10.0, 10.0]], [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 4.0]], [0.5, 0.5]) == [[0, 0, 10, 10]]
+    assert vote([[0.0, 0.0, 10.0, 10.0]], [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 5.0]], [0.5, 0.5]) == [
+        [0, 0, 10, 7.5]
+    ]
+    assert vote([[0.0, 0.0, 10.0, 10.0]], [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 4.0]], [0.5, 0.5]) == [
+        [0, 0, 10, 10]
+    ]
 
 
 def test_disjoint_boxes_stay():
@@ -122,7 +130,13 @@ def test_no_boxes():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 4), st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+@given(
+    st.integers(0, 40),
+    st.integers(0, 40),
+    st.integers(1, 4),
+    st.integers(0, 10**6),
+    st.sampled_from([0.0, 0.3, 0.5, 1.0]),
+)
 def test_votes_are_those_of_loops(kept, num, num_groups, seed, thresh):
     voters, weights, voter_groups = random_case(num, num_groups, seed)
     boxes, _, groups = random_case(kept, num_groups, seed + 1)
@@ -167,7 +181,13 @@ def test_no_gradient_is_recorded():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 40), st.integers(1, 4), st.integers(0, 10**6), st.sampled_from([0.1, 0.5]), st.sampled_from([-1, 3, 100]))
+@given(
+    st.integers(0, 40),
+    st.integers(1, 4),
+    st.integers(0, 10**6),
+    st.sampled_from([0.1, 0.5]),
+    st.sampled_from([-1, 3, 100]),
+)
 def test_soft_nms_is_that_of_loops(num, num_groups, seed, sigma, most):
     boxes, scores, groups = random_case(num, num_groups, seed)
     keep, lowered = soft_nms(boxes, scores, groups, sigma, 0.05, most)
@@ -186,7 +206,11 @@ def test_soft_nms_lowers_by_the_square_of_the_overlap():
 
 def test_of_equal_scores_soft_nms_takes_the_first():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(3, 1)
-    assert soft_nms(boxes, torch.full((3,), 0.5), torch.zeros(3, dtype=torch.long), 0.5, 0.0)[0].tolist() == [0, 1, 2]
+    assert soft_nms(boxes, torch.full((3,), 0.5), torch.zeros(3, dtype=torch.long), 0.5, 0.0)[0].tolist() == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_soft_nms_of_nothing_and_of_nothing_high_enough():

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from ohem_d2.mining import (
     box_iou_losses,
     classification_losses,
@@ -21,7 +22,9 @@ def test_sigmoid_loss_counts_the_foreground_classes_alone():
     # sigmoid(0) = 1/2: log 2 for each of 2 classes; the background column, here 50, does not count.
     logits = torch.tensor([[0.0, 0.0, 50.0]] * 2)
     labels = torch.tensor([0, 2])
-    torch.testing.assert_close(sigmoid_classification_losses(logits, labels), torch.full((2,), 2 * math.log(2)))
+    torch.testing.assert_close(
+        sigmoid_classification_losses(logits, labels), torch.full((2,), 2 * math.log(2))
+    )
     weights = torch.tensor([1.0, 0.0])
     torch.testing.assert_close(
         sigmoid_classification_losses(logits, labels, weights), torch.full((2,), math.log(2))
@@ -35,7 +38,9 @@ def test_boxes_are_encoded_as_in_r_cnn():
     torch.testing.assert_close(encode_boxes(boxes, targets, (10, 10, 5, 5)), expected)
 
 
-@pytest.mark.parametrize("beta, expected", [(1.0, 0.125 + 1.5), (0.0, 0.5 + 2.0), (4.0, 0.5 * 0.25 / 4 + 0.5 * 4 / 4)])
+@pytest.mark.parametrize(
+    "beta, expected", [(1.0, 0.125 + 1.5), (0.0, 0.5 + 2.0), (4.0, 0.5 * 0.25 / 4 + 0.5 * 4 / 4)]
+)
 def test_smooth_l1_is_summed_over_the_coordinates(beta, expected):
     deltas, targets = torch.tensor([[0.5, 0.0, 0.0, -2.0]]), torch.zeros(1, 4)
     torch.testing.assert_close(smooth_l1_losses(deltas, targets, beta), torch.tensor([expected]))
@@ -53,11 +58,17 @@ def test_an_unknown_box_loss_names_the_valid_ones():
 
 
 def test_losses_are_in_float32_whatever_autocast_says():
-    logits, labels, boxes = torch.randn(8, 5), torch.randint(0, 5, (8,)), torch.rand(8, 2).repeat(1, 2) + torch.tensor([0, 0, 1, 1])
+    logits, labels, boxes = (
+        torch.randn(8, 5),
+        torch.randint(0, 5, (8,)),
+        torch.rand(8, 2).repeat(1, 2) + torch.tensor([0, 0, 1, 1]),
+    )
     losses = {
         "softmax": lambda: classification_losses(logits, labels),
         "sigmoid": lambda: sigmoid_classification_losses(logits, labels),
-        "federated": lambda: sigmoid_classification_losses(logits, labels, torch.tensor([1.0, 0.0, 1.0, 1.0])),
+        "federated": lambda: sigmoid_classification_losses(
+            logits, labels, torch.tensor([1.0, 0.0, 1.0, 1.0])
+        ),
         "box": lambda: smooth_l1_losses(encode_boxes(boxes, boxes + 0.1, (10, 10, 5, 5)), logits[:, :4], 1.0),
     }
     outside = {name: loss() for name, loss in losses.items()}

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from ohem_d2.mining import read_only
 from torch import nn
+
+from ohem_d2.mining import read_only
 
 CPU = torch.device("cpu")
 

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+
 from ohem_d2.mining import rank_hard_rois, select_hard_rois
 
 
@@ -100,7 +101,8 @@ def test_all_of_one_class_per_class_is_as_without():
     losses, boxes, images, classes = random_rois(0, 50)
     background = torch.full_like(classes, 20)
     assert torch.equal(
-        select_hard_rois(losses, boxes, images, 5, 0.7, background), select_hard_rois(losses, boxes, images, 5, 0.7)
+        select_hard_rois(losses, boxes, images, 5, 0.7, background),
+        select_hard_rois(losses, boxes, images, 5, 0.7),
     )
 
 

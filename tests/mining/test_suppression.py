@@ -1,6 +1,8 @@
 """The two ways to suppress duplicates, that of GPUs and that of CPUs, are one."""
+
 import pytest
 import torch
+
 from ohem_d2.mining.suppression import _all_at_once, _group_by_group
 
 from .test_selection import brute_force, random_rois
@@ -19,13 +21,18 @@ def test_both_ways_equal_brute_force(suppress, levels, thresh):
 
 @pytest.mark.parametrize("suppress", [_all_at_once, _group_by_group])
 def test_both_ways_take_no_boxes(suppress):
-    assert suppress(torch.zeros(0).double(), torch.zeros(0, 4).double(), torch.zeros(0).long(), 0.7).shape == (0,)
+    assert suppress(
+        torch.zeros(0).double(), torch.zeros(0, 4).double(), torch.zeros(0).long(), 0.7
+    ).shape == (0,)
 
 
 @pytest.mark.parametrize("suppress", [_all_at_once, _group_by_group])
 def test_an_iou_equal_to_the_threshold_is_no_duplicate_however_far_its_group(suppress):
     # Intersection 70, union 100: IoU is 0.7 exactly.
-    boxes, groups = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 7]]).double().repeat(50, 1), torch.arange(50).repeat_interleave(2)
+    boxes, groups = (
+        torch.tensor([[0, 0, 10, 10], [0, 0, 10, 7]]).double().repeat(50, 1),
+        torch.arange(50).repeat_interleave(2),
+    )
     losses = torch.arange(100.0).double()
     assert len(suppress(losses, boxes, groups, 0.7)) == 100
     assert len(suppress(losses, boxes, groups, 0.6999)) == 50

@@ -1,7 +1,9 @@
 """Choosing the hard anchors of images, apart from any detector."""
+
 import pytest
 import torch
 from detectron2.utils.events import get_event_storage
+
 from ohem_d2 import OHEMRPNOptions
 from ohem_d2.modeling.anchors import mine_anchors
 from ohem_d2.modeling.statistics import write_anchor_statistics

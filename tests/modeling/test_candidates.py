@@ -1,8 +1,10 @@
 """Candidates are labelled as the matcher of the heads labels them."""
+
 import pytest
 import torch
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances, pairwise_iou
+
 from ohem_d2.modeling.candidates import label_candidates
 
 from ..builders import build_heads
@@ -16,7 +18,9 @@ class NothingMatches(Matcher):
 
 @pytest.mark.parametrize("kind", [Matcher, NothingMatches])
 @pytest.mark.parametrize("low_quality", [False, True])
-@pytest.mark.parametrize("thresholds, labels", [([0.5], [0, 1]), ([0.25, 0.5], [-1, 0, 1]), ([0.25, 0.5], [0, -1, 1])])
+@pytest.mark.parametrize(
+    "thresholds, labels", [([0.5], [0, 1]), ([0.25, 0.5], [-1, 0, 1]), ([0.25, 0.5], [0, -1, 1])]
+)
 def test_labels_are_the_matchers(kind, low_quality, thresholds, labels):
     heads = build_heads()
     heads.proposal_matcher = kind(thresholds, labels, allow_low_quality_matches=low_quality)
@@ -36,4 +40,6 @@ def test_labels_are_the_matchers(kind, low_quality, thresholds, labels):
     assert torch.equal(candidates.proposal_boxes.tensor, boxes[kept])
     assert torch.equal(candidates.gt_classes, classes[kept])
     assert torch.equal(candidates.gt_boxes.tensor, objects.tensor[matched][kept])
-    assert candidates.gt_ious.tolist() == pytest.approx(torch.tensor([1, 0.5, 0.25, 0.1, 0.4, 0])[kept].tolist())
+    assert candidates.gt_ious.tolist() == pytest.approx(
+        torch.tensor([1, 0.5, 0.25, 0.1, 0.4, 0])[kept].tolist()
+    )

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from detectron2.utils.events import get_event_storage
+
 from ohem_d2 import OHEMOptions
 from ohem_d2.modeling.candidates import candidate_losses, label_candidates
 

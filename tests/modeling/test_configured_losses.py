@@ -6,6 +6,7 @@ from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.events import get_event_storage
+
 from ohem_d2 import OHEMOptions
 from ohem_d2.modeling.candidates import candidate_losses, label_candidates
 

@@ -1,19 +1,28 @@
 """What only a GPU can show."""
+
 import copy
 
 import pytest
 import torch
+
 from ohem_d2 import OHEMOptions
 from ohem_d2.mining import rank_hard_rois, select_hard_rois
 from ohem_d2.modeling.candidates import candidate_losses, label_candidates
 
 from ..builders import build_heads, make_inputs
 
-pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 
 def on_cuda(features, proposals, targets):
-    return {k: v.cuda() for k, v in features.items()}, [p.to("cuda") for p in proposals], [t.to("cuda") for t in targets]
+    return (
+        {k: v.cuda() for k, v in features.items()},
+        [p.to("cuda") for p in proposals],
+        [t.to("cuda") for t in targets],
+    )
 
 
 @pytest.mark.parametrize("nms_thresh", [None, 0.3, 0.7])
@@ -22,7 +31,9 @@ def test_the_gpu_selects_what_the_cpu_selects(nms_thresh, pooled):
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         corners = torch.randint(0, 60, (500, 2), generator=generator)
-        boxes = torch.cat([corners, corners + torch.randint(1, 40, (500, 2), generator=generator)], dim=1).float()
+        boxes = torch.cat(
+            [corners, corners + torch.randint(1, 40, (500, 2), generator=generator)], dim=1
+        ).float()
         losses = torch.randint(0, 50, (500,), generator=generator).float()  # many ties
         images = torch.randint(0, 3, (500,), generator=generator)
         cpu = rank_hard_rois(losses, boxes, images, 20, nms_thresh, num_images=pooled)
@@ -54,7 +65,9 @@ def test_the_losses_of_the_gpu_are_those_of_the_cpu(storage):
 @pytest.mark.parametrize("heads", ["OHEMROIHeads", "OHEMCascadeROIHeads"])
 def test_mixed_precision_trains_every_parameter(storage, dtype, readonly, heads):
     agnostic = ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True") if "Cascade" in heads else ()
-    model = build_heads("MODEL.ROI_HEADS.NAME", heads, "MODEL.OHEM.READONLY_DTYPE", readonly, *agnostic).cuda()
+    model = build_heads(
+        "MODEL.ROI_HEADS.NAME", heads, "MODEL.OHEM.READONLY_DTYPE", readonly, *agnostic
+    ).cuda()
     inputs = on_cuda(*make_inputs())
     with torch.autocast("cuda", dtype=dtype):
         trained, losses = model(None, *copy.deepcopy(inputs))

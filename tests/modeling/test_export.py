@@ -7,8 +7,9 @@ from detectron2.export import TracingAdapter, scripting_with_instances
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from detectron2.utils.testing import assert_instances_allclose, reload_script_model
-from ohem_d2 import OHEMMixin
 from torch import Tensor, nn
+
+from ohem_d2 import OHEMMixin
 
 from ..zoo import HEIGHT, WIDTH, make_batch, mined_tiny_cfg, zoo_configs
 

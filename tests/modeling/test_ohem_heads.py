@@ -6,14 +6,22 @@ from detectron2.modeling import build_roi_heads
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, ROIHeads, StandardROIHeads
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import get_event_storage
+from torch import nn
+
 from ohem_d2 import OHEMMixin, OHEMOptions, OHEMROIHeads, roi_losses
 from ohem_d2.mining import select_hard_rois
 from ohem_d2.modeling.candidates import candidate_losses, label_candidates
-from torch import nn
 
 from ..builders import SHAPES, build_heads, make_inputs, tiny_cfg
 
-DROPOUT_HEAD = ("MODEL.ROI_BOX_HEAD.NORM", "BN", "MODEL.ROI_BOX_HEAD.NUM_CONV", "1", "MODEL.ROI_BOX_HEAD.CONV_DIM", "8")
+DROPOUT_HEAD = (
+    "MODEL.ROI_BOX_HEAD.NORM",
+    "BN",
+    "MODEL.ROI_BOX_HEAD.NUM_CONV",
+    "1",
+    "MODEL.ROI_BOX_HEAD.CONV_DIM",
+    "8",
+)
 
 
 def with_dropout(heads):
@@ -59,7 +67,9 @@ def test_the_training_loss_is_the_mean_loss_of_the_hard_rois(storage):
     heads, inputs = build_heads(), make_inputs()
     features, proposals, targets = inputs
     trained, losses = heads(None, features, proposals, targets)
-    ranked = candidate_losses(heads, features, label_candidates(heads, trained, targets), targets, OHEMOptions())
+    ranked = candidate_losses(
+        heads, features, label_candidates(heads, trained, targets), targets, OHEMOptions()
+    )
     torch.testing.assert_close(sum(losses.values()), ranked.mean())
 
 
@@ -68,7 +78,9 @@ def test_naive_zeroed_losses_give_the_same_gradient(storage, budget):
     inputs = make_inputs()
     opts = ("MODEL.OHEM.BUDGET", budget)
     losses, gradients = losses_and_gradients(build_heads(*opts), inputs)
-    naive_losses, naive_gradients = losses_and_gradients(build_heads(*opts, "MODEL.OHEM.NAIVE", "True"), inputs)
+    naive_losses, naive_gradients = losses_and_gradients(
+        build_heads(*opts, "MODEL.OHEM.NAIVE", "True"), inputs
+    )
     for name, loss in losses.items():
         torch.testing.assert_close(naive_losses[name], loss)
     assert gradients.keys() == naive_gradients.keys()
@@ -107,7 +119,8 @@ def test_dropout_in_the_read_only_pass_is_as_configured(storage):
     heads, (features, proposals, targets) = with_dropout(build_heads()), make_inputs()
     candidates = label_candidates(heads, proposals, targets)
     off, on = (
-        candidate_losses(heads, features, candidates, targets, OHEMOptions(readonly_dropout=d)) for d in (False, True)
+        candidate_losses(heads, features, candidates, targets, OHEMOptions(readonly_dropout=d))
+        for d in (False, True)
     )
     again = candidate_losses(heads, features, candidates, targets, OHEMOptions())
     assert torch.equal(off, again) and not torch.equal(off, on)
@@ -187,7 +200,9 @@ def test_a_pooled_budget_can_leave_an_image_with_few(storage):
     features["p2"][0] *= 10  # larger features, larger losses
     features["p3"][0] *= 10
     per_image = [len(p) for p in build_heads()(None, features, proposals, targets)[0]]
-    pooled = [len(p) for p in build_heads("MODEL.OHEM.BUDGET", "batch")(None, features, proposals, targets)[0]]
+    pooled = [
+        len(p) for p in build_heads("MODEL.OHEM.BUDGET", "batch")(None, features, proposals, targets)[0]
+    ]
     assert per_image == [8, 8] and sum(pooled) == 16 and pooled[0] > pooled[1]
 
 
@@ -200,7 +215,9 @@ def test_nms_looks_at_the_hardest_first_and_selects_as_if_at_all(storage, monkey
         for p in proposals:
             p.proposal_boxes.tensor[:190] = p.proposal_boxes.tensor[0] + torch.rand(190, 4) / 100
     candidates = label_candidates(heads, proposals, targets)
-    losses = candidate_losses(heads, features, candidates, targets, heads.ohem).mul(20).floor()  # many are equal
+    losses = (
+        candidate_losses(heads, features, candidates, targets, heads.ohem).mul(20).floor()
+    )  # many are equal
     expected = heads._mine(losses, candidates)
 
     looked_at = []
@@ -219,7 +236,11 @@ def test_a_pooled_budget_looks_at_all(storage, monkeypatch):
     apart = torch.arange(5.0).unsqueeze(1) * 12 + torch.tensor([0.0, 0.0, 10.0, 10.0])
     candidates = []
     for boxes in (torch.cat([apart[:1].repeat(8, 1), apart[1:]]), apart[:4]):
-        candidates.append(Instances((64, 64), proposal_boxes=Boxes(boxes), gt_classes=torch.zeros(len(boxes), dtype=torch.long)))
+        candidates.append(
+            Instances(
+                (64, 64), proposal_boxes=Boxes(boxes), gt_classes=torch.zeros(len(boxes), dtype=torch.long)
+            )
+        )
     losses = torch.tensor([10.0] * 8 + [9.0] * 4 + [1.0] * 4)
     assert [rows.tolist() for rows in heads._mine(losses, candidates)] == [[0, 8, 9, 10], []]
 
@@ -235,11 +256,16 @@ def test_nms_per_class_keeps_what_differs_in_label(storage):
     proposals[0].objectness_logits = torch.zeros(1)
     opts = ("MODEL.OHEM.NMS_THRESH", "0.4")
     assert len(build_heads(*opts)(None, features, proposals, targets)[0][0]) == 1
-    assert len(build_heads(*opts, "MODEL.OHEM.NMS_PER_CLASS", "True")(None, features, proposals, targets)[0][0]) == 2
+    assert (
+        len(build_heads(*opts, "MODEL.OHEM.NMS_PER_CLASS", "True")(None, features, proposals, targets)[0][0])
+        == 2
+    )
 
 
 def test_ignored_rois_are_no_candidates(storage):
-    heads = build_heads("MODEL.ROI_HEADS.IOU_THRESHOLDS", "[0.3, 0.5]", "MODEL.ROI_HEADS.IOU_LABELS", "[0, -1, 1]")
+    heads = build_heads(
+        "MODEL.ROI_HEADS.IOU_THRESHOLDS", "[0.3, 0.5]", "MODEL.ROI_HEADS.IOU_LABELS", "[0, -1, 1]"
+    )
     features, proposals, targets = make_inputs(num_proposals=60)
     kept = label_candidates(heads, proposals, targets)
     assert sum(map(len, kept)) < 120
@@ -326,13 +352,20 @@ def test_state_dict_and_inference_are_the_parents(storage):
 
 
 def test_statistics_of_a_hand_made_case(storage):
-    heads, (features, proposals, targets) = build_heads("MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", "False"), make_inputs()
+    heads, (features, proposals, targets) = (
+        build_heads("MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", "False"),
+        make_inputs(),
+    )
     candidates = label_candidates(heads, proposals, targets)
     losses = candidate_losses(heads, features, candidates, targets, heads.ohem)
     trained, _ = heads(None, features, proposals, targets)
     latest = {k: v[0] for k, v in get_event_storage().latest().items() if k.startswith("ohem/")}
     boxes = torch.cat([c.proposal_boxes.tensor for c in candidates]).tolist()
-    chosen = [i for i, box in enumerate(boxes) if box in [b for p in trained for b in p.proposal_boxes.tensor.tolist()]]
+    chosen = [
+        i
+        for i, box in enumerate(boxes)
+        if box in [b for p in trained for b in p.proposal_boxes.tensor.tolist()]
+    ]
     dropped = [i for i in range(len(boxes)) if i not in chosen]
     fg = [i for i in chosen if torch.cat([c.gt_classes for c in candidates])[i] < 3]
     assert latest["ohem/num_candidates"] == 40 and latest["ohem/num_selected"] == 8
@@ -341,7 +374,9 @@ def test_statistics_of_a_hand_made_case(storage):
     assert latest["ohem/mean_loss"] == pytest.approx(losses.mean().item())
     assert latest["ohem/easiest_selected_loss"] == pytest.approx(losses[chosen].min().item())
     assert latest["ohem/hardest_dropped_loss"] == pytest.approx(losses[dropped].max().item())
-    assert latest["ohem/mean_fg_iou"] == pytest.approx(torch.cat([c.gt_ious for c in candidates])[fg].mean().item())
+    assert latest["ohem/mean_fg_iou"] == pytest.approx(
+        torch.cat([c.gt_ious for c in candidates])[fg].mean().item()
+    )
 
 
 def test_heads_of_no_known_family_are_refused_at_build():

@@ -8,6 +8,7 @@ import torch
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
 from detectron2.projects.point_rend import add_pointrend_config
 from detectron2.utils.events import get_event_storage
+
 from ohem_d2 import OHEMMixin
 
 from ..zoo import make_batch, mined_tiny_cfg

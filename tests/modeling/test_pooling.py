@@ -1,8 +1,10 @@
 """Pooling in the read-only pass is Detectron2's, with less work."""
+
 import pytest
 import torch
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
+
 from ohem_d2 import OHEMOptions
 from ohem_d2.modeling.candidates import candidate_losses, label_candidates
 from ohem_d2.modeling.pooling import pool_rois
@@ -15,7 +17,9 @@ SINGLE_LEVEL = ("MODEL.ROI_HEADS.IN_FEATURES", "['p2']", "MODEL.ROI_BOX_HEAD.POO
 def drawn_boxes(num_rois, seed, size=600):
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(num_rois, 2, generator=generator) * size * 0.7
-    return Boxes(torch.cat([corners, corners + 1 + torch.rand(num_rois, 2, generator=generator) * size * 0.3], dim=1))
+    return Boxes(
+        torch.cat([corners, corners + 1 + torch.rand(num_rois, 2, generator=generator) * size * 0.3], dim=1)
+    )
 
 
 @pytest.mark.parametrize("kind", ["ROIAlignV2", "ROIAlign", "ROIPool"])
@@ -47,7 +51,11 @@ def test_another_class_of_pooler_is_called_as_it_is():
         def forward(self, x, box_lists):
             return 2 * super().forward(x, box_lists)
 
-    pooler, features, boxes = Doubled(3, [1 / 16], 0, "ROIPool"), [torch.randn(1, 4, 40, 40)], [drawn_boxes(9, 0)]
+    pooler, features, boxes = (
+        Doubled(3, [1 / 16], 0, "ROIPool"),
+        [torch.randn(1, 4, 40, 40)],
+        [drawn_boxes(9, 0)],
+    )
     pooled, rows = pool_rois(pooler, features, boxes, share=True)
     assert rows is None and torch.equal(pooled, pooler(features, boxes))
 
@@ -57,5 +65,8 @@ def test_dropout_treats_equal_rois_each_for_itself(storage):
     proposals[0].proposal_boxes.tensor[:] = proposals[0].proposal_boxes.tensor[0]
     heads.box_head.add_module("dropout", torch.nn.Dropout(0.5).train())
     candidates = label_candidates(heads, proposals, targets)
-    losses = [candidate_losses(heads, features, candidates, targets, OHEMOptions(readonly_dropout=d)) for d in (False, True)]
+    losses = [
+        candidate_losses(heads, features, candidates, targets, OHEMOptions(readonly_dropout=d))
+        for d in (False, True)
+    ]
     assert len(losses[0].unique()) == 1 and len(losses[1].unique()) > 10

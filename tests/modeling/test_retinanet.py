@@ -3,6 +3,7 @@ import torch
 from detectron2.modeling import RetinaNet, build_model
 from detectron2.structures import Boxes
 from detectron2.utils.events import get_event_storage
+
 from ohem_d2 import OHEMRetinaNet, OHEMRetinaNetMixin
 
 from ..builders import hard_anchors, make_inputs, tiny_cfg

@@ -6,6 +6,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform, Box2BoxTransformRotated
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
+
 from ohem_d2 import roi_losses
 from ohem_d2.modeling.roi_losses import ranking_losses
 
@@ -15,7 +16,9 @@ CLASSES = 3
 def make_predictor(**kwargs):
     torch.manual_seed(0)
     transform = kwargs.pop("transform", Box2BoxTransform((10.0, 10.0, 5.0, 5.0)))
-    return FastRCNNOutputLayers(ShapeSpec(channels=6), box2box_transform=transform, num_classes=CLASSES, **kwargs)
+    return FastRCNNOutputLayers(
+        ShapeSpec(channels=6), box2box_transform=transform, num_classes=CLASSES, **kwargs
+    )
 
 
 def make_proposals(labels=((0, 3, 1, 3, 2), (2, 2, 3, 3))):
@@ -25,7 +28,9 @@ def make_proposals(labels=((0, 3, 1, 3, 2), (2, 2, 3, 3))):
         num = len(classes)
         corners, sizes = torch.rand(num, 2, generator=g) * 50, 10 + torch.rand(num, 2, generator=g) * 30
         boxes = torch.cat([corners, corners + sizes], dim=1)
-        p = Instances((100, 100), proposal_boxes=Boxes(boxes), gt_classes=torch.tensor(classes, dtype=torch.long))
+        p = Instances(
+            (100, 100), proposal_boxes=Boxes(boxes), gt_classes=torch.tensor(classes, dtype=torch.long)
+        )
         if any(c != CLASSES for c in classes):
             p.gt_boxes = Boxes(boxes + torch.rand(num, 4, generator=g) * 6 - 3)
         proposals.append(p)
@@ -47,9 +52,20 @@ def assert_mean_is_what_the_predictor_trains(predictor, proposals, storage):
 
 
 @pytest.mark.parametrize(
-    "loss", [("smooth_l1", 0.0), ("smooth_l1", 1e-6), ("smooth_l1", 0.5), ("smooth_l1", 1.0), ("giou",), ("diou",), ("ciou",)]
+    "loss",
+    [
+        ("smooth_l1", 0.0),
+        ("smooth_l1", 1e-6),
+        ("smooth_l1", 0.5),
+        ("smooth_l1", 1.0),
+        ("giou",),
+        ("diou",),
+        ("ciou",),
+    ],
 )
-@pytest.mark.parametrize("agnostic, weight", list(itertools.product([False, True], [1.0, {"loss_box_reg": 2.5, "loss_cls": 0.5}])))
+@pytest.mark.parametrize(
+    "agnostic, weight", list(itertools.product([False, True], [1.0, {"loss_box_reg": 2.5, "loss_cls": 0.5}]))
+)
 def test_mean_is_the_training_loss(storage, loss, agnostic, weight):
     kwargs = {"box_reg_loss_type": loss[0], "smooth_l1_beta": loss[1] if len(loss) > 1 else 0.0}
     predictor = make_predictor(cls_agnostic_bbox_reg=agnostic, loss_weight=weight, **kwargs)
@@ -58,7 +74,9 @@ def test_mean_is_the_training_loss(storage, loss, agnostic, weight):
 
 @pytest.mark.parametrize("labels", [((3, 3), (3,)), ((0, 1), ()), ((2,),)])
 def test_mean_is_the_training_loss_of_backgrounds_and_empty_images(storage, labels):
-    assert_mean_is_what_the_predictor_trains(make_predictor(smooth_l1_beta=1.0), make_proposals(labels), storage)
+    assert_mean_is_what_the_predictor_trains(
+        make_predictor(smooth_l1_beta=1.0), make_proposals(labels), storage
+    )
 
 
 def test_the_loss_of_a_roi_is_that_of_a_batch_of_one(storage):
@@ -74,7 +92,9 @@ def test_the_loss_of_a_roi_is_that_of_a_batch_of_one(storage):
 def test_the_terms_add_up(storage):
     predictor, proposals = make_predictor(), make_proposals()
     predictions = make_predictions(predictor, proposals)
-    cls, box, both = (ranking_losses(predictor, predictions, proposals, by) for by in ("cls", "box", "cls+box"))
+    cls, box, both = (
+        ranking_losses(predictor, predictions, proposals, by) for by in ("cls", "box", "cls+box")
+    )
     torch.testing.assert_close(cls + box, both)
     background = torch.cat([p.gt_classes for p in proposals]) == CLASSES
     assert (box[background] == 0).all() and (box[~background] > 0).all()
@@ -92,7 +112,9 @@ def test_no_rois_have_no_losses():
     assert roi_losses(predictor, make_predictions(predictor, proposals), proposals).shape == (0,)
 
 
-@pytest.mark.skipif(not hasattr(FastRCNNOutputLayers, "sigmoid_cross_entropy_loss"), reason="not in this Detectron2")
+@pytest.mark.skipif(
+    not hasattr(FastRCNNOutputLayers, "sigmoid_cross_entropy_loss"), reason="not in this Detectron2"
+)
 @pytest.mark.parametrize("federated", [False, True])
 def test_mean_is_the_training_loss_with_sigmoid_and_federated_loss(storage, federated):
     kwargs = {"use_sigmoid_ce": True}
@@ -118,7 +140,9 @@ class OwnRoILosses(OwnLoss):
 
 
 def make_own(cls):
-    return cls(ShapeSpec(channels=6), box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)), num_classes=CLASSES)
+    return cls(
+        ShapeSpec(channels=6), box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)), num_classes=CLASSES
+    )
 
 
 def test_a_predictor_with_another_loss_is_named_with_the_method_to_write():

@@ -7,6 +7,7 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.proposal_generator.rrpn import RRPN  # noqa: F401  (registers it)
 from detectron2.structures import Boxes, ImageList
 from detectron2.utils.events import get_event_storage
+
 from ohem_d2 import OHEMRPN, OHEMRPNMixin
 
 from ..builders import SHAPES, hard_anchors, make_inputs, tiny_cfg

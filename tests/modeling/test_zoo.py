@@ -48,8 +48,9 @@ def test_a_model_of_the_zoo_trains_a_step_and_infers(storage, record_property, n
 
 
 def detected(output, cfg):
-    masks, keypoints = {"pred_masks"} if cfg.MODEL.MASK_ON else set(), (
-        {"pred_keypoints"} if cfg.MODEL.KEYPOINT_ON else set()
+    masks, keypoints = (
+        {"pred_masks"} if cfg.MODEL.MASK_ON else set(),
+        ({"pred_keypoints"} if cfg.MODEL.KEYPOINT_ON else set()),
     )
     return {"pred_boxes", "scores", "pred_classes"} | masks | keypoints
 

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from ohem_d2.proposals import read_proposals, write_proposals
-from ohem_d2.proposals.conversion import clean_boxes
-from ohem_d2.proposals.conversion import convert_proposals
 from ohem_d2.proposals.conventions import better_convention, measure_fits
+from ohem_d2.proposals.conversion import clean_boxes, convert_proposals
 
 from .conftest import CORNERS, NUMBERS
 

@@ -128,7 +128,10 @@ def test_parts_are_written_while_the_run_goes_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"method": Boxes({"size": 4})}, r'parameters is {"size": 3}, but {"size": 4} in this run; .*remove .*x\.parts'),
+        (
+            {"method": Boxes({"size": 4})},
+            r'parameters is {"size": 3}, but {"size": 4} in this run; .*remove .*x\.parts',
+        ),
         ({"dataset": "other"}, "dataset is toy, but other in this run"),
         ({"records": RECORDS[1:]}, "images is 7, but 6 in this run"),
         ({"records": [*RECORDS[:-1], {"image_id": "z", "file_name": "z"}]}, "ids is [0-9a-f]{64}, but "),

@@ -38,7 +38,11 @@ def inspection():
 def test_recall_counts_objects_per_threshold_limit_and_area(inspection):
     # of the three objects a is covered at 0.5, with all boxes also at 0.7; b never; c always
     assert inspection.recall(0.5) == inspection.recall(0.5, 100) == 2 / 3
-    assert (inspection.recall(0.7), inspection.recall(0.7, 100), inspection.recall(0.8)) == (2 / 3, 1 / 3, 1 / 3)
+    assert (inspection.recall(0.7), inspection.recall(0.7, 100), inspection.recall(0.8)) == (
+        2 / 3,
+        1 / 3,
+        1 / 3,
+    )
     assert [inspection.recall(0.7, area=area) for area in ("small", "medium", "large")] == [1, 0, 1]
     assert [inspection.num_objects(area) for area in ("all", "small", "medium", "large")] == [3, 1, 1, 1]
 
@@ -46,7 +50,9 @@ def test_recall_counts_objects_per_threshold_limit_and_area(inspection):
 def test_average_recall_is_the_mean_over_ten_thresholds(inspection):
     # a is covered at 0.5 alone by its first 100 boxes, at 0.5, 0.55, ..., 0.7 (5 of 10) by the 101st; c at all 10
     assert inspection.average_recall(100) == pytest.approx((1 + 0 + 10) / 30)
-    assert inspection.average_recall(1000) == inspection.average_recall(2000) == pytest.approx((5 + 0 + 10) / 30)
+    assert (
+        inspection.average_recall(1000) == inspection.average_recall(2000) == pytest.approx((5 + 0 + 10) / 30)
+    )
     assert inspection.average_recall(100, "small") == pytest.approx(0.1)
 
 
@@ -60,12 +66,23 @@ def test_images_boxes_sizes_duplicates_and_strangers_are_counted(inspection):
     assert inspection.counts.tolist() == [101, 0, 1] and inspection.empty == ["b"]
     assert (inspection.duplicates, inspection.foreign) == (99, 1)
     # roots of the areas: 7.1 a hundred times, 8.5 once: below 16; 100 once: 96 to 128
-    assert dict(zip(SIZES, inspection.sizes.tolist())) == {0: 101, 16: 0, 32: 0, 64: 0, 96: 1, 128: 0, 256: 0, 512: 0}
+    assert dict(zip(SIZES, inspection.sizes.tolist())) == {
+        0: 101,
+        16: 0,
+        32: 0,
+        64: 0,
+        96: 1,
+        128: 0,
+        256: 0,
+        512: 0,
+    }
 
 
 def test_without_a_data_set_the_images_are_those_of_the_file():
     inspection = inspect_proposals("x", PROPOSALS)
-    assert inspection.counts.tolist() == [101, 1, 1] and inspection.sizes[-1] == 1 and inspection.objects is None
+    assert (
+        inspection.counts.tolist() == [101, 1, 1] and inspection.sizes[-1] == 1 and inspection.objects is None
+    )
     assert "recall" not in format_inspections([inspection])
 
 
@@ -79,7 +96,9 @@ def test_average_recall_agrees_with_detectron2_where_each_box_has_its_own_object
     """Detectron2 gives a box to one object alone, which makes no difference for objects that are far apart."""
     rng = np.random.default_rng(0)
     truth = [np.array([x, x, x + 20 + 30 * k, x + 90], float) for k, x in enumerate((0.0, 200, 400))]
-    boxes = np.concatenate([t + rng.uniform(-6, 6, (50, 4)) for t in truth]).astype(np.float32)[rng.permutation(150)]
+    boxes = np.concatenate([t + rng.uniform(-6, 6, (50, 4)) for t in truth]).astype(np.float32)[
+        rng.permutation(150)
+    ]
     annotations = [
         {"id": k, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [t[0], t[1], *(t[2:] - t[:2])],
          "area": (t[2:] - t[:2]).prod()}
@@ -106,7 +125,11 @@ def test_a_table_has_a_column_for_each_file_and_a_dash_for_what_has_no_value(ins
     lines = format_inspections([inspection, other]).splitlines()
     table = {line[:31].strip(): line[31:].split() for line in lines[1:14]}
     assert lines[0].split() == ["x", "a", "longer", "name"]
-    assert table["images"] == ["3", "3"] and table["without boxes"] == ["1", "3"] and table["duplicates"] == ["99", "0"]
+    assert (
+        table["images"] == ["3", "3"]
+        and table["without boxes"] == ["1", "3"]
+        and table["duplicates"] == ["99", "0"]
+    )
     assert table["size 0 to 16"] == ["99.0%", "-"]
     assert any(line.split() == ["AR", "at", "100", "boxes", "0.367", "0.000"] for line in lines)
     empty = inspect_proposals("x", PROPOSALS, [image("a")])

@@ -87,17 +87,25 @@ def test_merged_shards_equal_an_unsharded_run_and_workers_do_not_matter(records,
     assert (tmp_path / "merged").read_bytes() == whole
     metadata = read_proposals(tmp_path / "whole").metadata
     digest = hashlib.sha256(open(weights, "rb").read()).hexdigest()
-    assert metadata["method"] == "rpn" and digest in metadata["parameters"] and '"top_k": 30' in metadata["parameters"]
+    assert (
+        metadata["method"] == "rpn"
+        and digest in metadata["parameters"]
+        and '"top_k": 30' in metadata["parameters"]
+    )
 
 
 def test_the_recorded_parameters_follow_the_model_and_not_the_machine(weights):
     first = RPNProposals(config(), weights).parameters
-    assert first == RPNProposals(config("OUTPUT_DIR", "elsewhere", "MODEL.WEIGHTS", "other"), weights).parameters
+    assert (
+        first == RPNProposals(config("OUTPUT_DIR", "elsewhere", "MODEL.WEIGHTS", "other"), weights).parameters
+    )
     assert first != RPNProposals(config("INPUT.MIN_SIZE_TEST", "65"), weights).parameters
     assert first != RPNProposals(config("MODEL.RPN.BBOX_REG_WEIGHTS", "(2, 2, 1, 1)"), weights).parameters
 
 
-@pytest.mark.parametrize("opts", [("MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"), ("MODEL.LOAD_PROPOSALS", "True")])
+@pytest.mark.parametrize(
+    "opts", [("MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"), ("MODEL.LOAD_PROPOSALS", "True")]
+)
 def test_mined_models_and_those_that_load_proposals_propose_as_well(records, weights, opts):
     plain, _ = next(iter(RPNProposals(config(), weights)(records[:1])))
     boxes, _ = next(iter(RPNProposals(config(*opts), weights)(records[:1])))
@@ -107,8 +115,14 @@ def test_mined_models_and_those_that_load_proposals_propose_as_well(records, wei
 @pytest.mark.parametrize(
     "opts, message",
     [
-        (("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"), "PROPOSAL_GENERATOR.NAME PrecomputedProposals"),
-        (("MODEL.PROPOSAL_GENERATOR.NAME", "RRPN"), "PROPOSAL_GENERATOR.NAME RRPN proposes no axis-aligned boxes; take"),
+        (
+            ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
+            "PROPOSAL_GENERATOR.NAME PrecomputedProposals",
+        ),
+        (
+            ("MODEL.PROPOSAL_GENERATOR.NAME", "RRPN"),
+            "PROPOSAL_GENERATOR.NAME RRPN proposes no axis-aligned boxes; take",
+        ),
     ],
 )
 def test_a_model_without_a_proposal_network_is_named(weights, opts, message):
@@ -123,12 +137,15 @@ def test_weights_that_are_missing_or_of_another_model_are_named(tmp_path, weight
         RPNProposals(config(), "none.pth")
     state = torch.load(weights)["model"]
     torch.save({"model": {k: v for k, v in state.items() if "rpn" not in k}}, tmp_path / "half.pth")
-    with pytest.raises(ValueError, match="half.pth lacks 6 weights of a proposal network, proposal_generator.rpn_head"):
+    with pytest.raises(
+        ValueError, match="half.pth lacks 6 weights of a proposal network, proposal_generator.rpn_head"
+    ):
         RPNProposals(config(), str(tmp_path / "half.pth"))
 
 
 @pytest.mark.parametrize(
-    "option, message", [({"top_k": 0}, "top_k is 0"), ({"nms_thresh": 1.1}, "nms is 1.1"), ({"workers": -1}, "workers is -1")]
+    "option, message",
+    [({"top_k": 0}, "top_k is 0"), ({"nms_thresh": 1.1}, "nms is 1.1"), ({"workers": -1}, "workers is -1")],
 )
 def test_an_option_out_of_range_is_named(option, message):
     with pytest.raises(ValueError, match=message):

@@ -15,10 +15,9 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file, save_file
 
 import ohem_d2
-from ohem_d2.proposals import read_proposals, write_proposals
-from ohem_d2.utils import files
-from ohem_d2.proposals import ProposalWriter
+from ohem_d2.proposals import ProposalWriter, read_proposals, write_proposals
 from ohem_d2.proposals.index import IdIndex
+from ohem_d2.utils import files
 
 BOXES = np.array([[0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 3, 3]], np.float32)
 NUMBERS = st.floats(-1e6, 1e6, width=32)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from torchvision.models import resnet18, vgg16
+
 from ohem_d2.engine import load_config
 from ohem_d2.utils.checkpoint import CheckedCheckpointer
-from torchvision.models import resnet18, vgg16
 
 ROOT = Path(__file__).resolve().parents[2]
 

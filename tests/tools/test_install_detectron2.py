@@ -27,9 +27,15 @@ def script(monkeypatch):
 def archive(tmp_path, script):
     """A source archive with the members that the script relies on and one file to patch."""
     top = tmp_path / "made" / f"{script.NAME}-{script.VERSION}"
-    files = {"setup.py": "raise SystemExit", "setup.cfg": "", "PKG-INFO": "", "old.egg-info/PKG-INFO": "",
-             "detectron2/__init__.py": "", "detectron2/projects/__init__.py": "",
-             "detectron2/a.py": "x = np.bool\ny = np.bool\n"}
+    files = {
+        "setup.py": "raise SystemExit",
+        "setup.cfg": "",
+        "PKG-INFO": "",
+        "old.egg-info/PKG-INFO": "",
+        "detectron2/__init__.py": "",
+        "detectron2/projects/__init__.py": "",
+        "detectron2/a.py": "x = np.bool\ny = np.bool\n",
+    }
     files.update({f"{folder}/__init__.py": f"name = {name!r}\n" for name, folder in script.PROJECTS.items()})
     for name, text in files.items():
         (top / name).parent.mkdir(parents=True, exist_ok=True)
@@ -132,10 +138,26 @@ def test_archive_without_its_top_folder_is_refused(script, tmp_path):
 def test_patched_archive_builds_into_a_wheel_with_the_stand_in(script, archive, tmp_path):
     source = script.unpack(archive, tmp_path / "out")
     script.prepare_source(source, [patch(script, 2)])
-    script.run_pip("building", "wheel", "--no-deps", "--no-build-isolation", "--no-index",
-                   "--wheel-dir", tmp_path, source, tools=tmp_path / "no-tools")
-    script.run_pip("unpacking", "install", "--no-deps", "--no-index", "--target", tmp_path / "site",
-                   tmp_path / script.WHEEL)
+    script.run_pip(
+        "building",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--wheel-dir",
+        tmp_path,
+        source,
+        tools=tmp_path / "no-tools",
+    )
+    script.run_pip(
+        "unpacking",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        tmp_path / "site",
+        tmp_path / script.WHEEL,
+    )
     package = tmp_path / "site" / "detectron2"
     assert script.installed_build_id(package) == script.build_id()
     assert (package / "projects/point_rend/__init__.py").is_file()
@@ -188,8 +210,10 @@ def test_own_build_of_other_patches_is_replaced(script, tmp_path, monkeypatch, s
     monkeypatch.setattr(script, "build_wheel", lambda work, archive: Path("d.whl"))
     monkeypatch.setattr(script, "run_pip", lambda step, *arguments, tools=None: calls.append(arguments))
     script.main(["--constraint", "pins.txt"])
-    assert calls == [("install", "--constraint", Path("pins.txt"), Path("d.whl")),
-                     ("install", "--force-reinstall", "--no-deps", Path("d.whl"))]
+    assert calls == [
+        ("install", "--constraint", Path("pins.txt"), Path("d.whl")),
+        ("install", "--force-reinstall", "--no-deps", Path("d.whl")),
+    ]
 
 
 def test_build_id_changes_with_the_substitutions(script, monkeypatch):

@@ -21,7 +21,10 @@ def a_run(arm, ap50, detections=100, **more):
 
 
 def row(table, arm):
-    return [cell.strip() for cell in next(line for line in table.splitlines() if line.startswith(f"| {arm}")).split("|")]
+    return [
+        cell.strip()
+        for cell in next(line for line in table.splitlines() if line.startswith(f"| {arm}")).split("|")
+    ]
 
 
 def test_a_cell_is_the_mean_and_students_interval_over_seeds(render_table):
@@ -39,7 +42,11 @@ def test_one_seed_has_no_interval_and_what_was_not_measured_stays_empty(render_t
 
 
 def test_different_tests_on_purpose_may_differ_but_not_within_one(render_table):
-    runs = [a_run("plain", 80, 100), a_run("plain +B", 84, 200, test="+B"), a_run("ohem +B", 85, 200, test="+B")]
+    runs = [
+        a_run("plain", 80, 100),
+        a_run("plain +B", 84, 200, test="+B"),
+        a_run("ohem +B", 85, 200, test="+B"),
+    ]
     assert row(render_table(runs), "ohem +B")[3] == "85.0"
     with pytest.raises(ValueError, match="is 200 for plain.*300 for third"):
         render_table([*runs, a_run("third", 85, 300, test="+B")])
@@ -67,5 +74,7 @@ def test_a_stale_table_is_rendered_or_reported(tmp_path):
     subprocess.run(script, check=True)
     assert subprocess.run([*script, "--check"]).returncode == 0
     text = page.read_text()
-    assert text.startswith("before\n<!-- table: results.json -->\n| arm |") and text.endswith("<!-- end of table -->\nafter\n")
+    assert text.startswith("before\n<!-- table: results.json -->\n| arm |") and text.endswith(
+        "<!-- end of table -->\nafter\n"
+    )
     assert "old" not in text

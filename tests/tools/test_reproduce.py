@@ -1,4 +1,5 @@
 """The rows of MODEL_ZOO.md: what they run, how they are shown, and that a run is made once."""
+
 import json
 import os
 import sys
@@ -295,7 +296,9 @@ def test_a_checkpoint_of_unknown_origin_is_not_resumed(script, calls, tmp_path):
 
 def test_the_number_of_gpus_is_one_of_the_options_of_a_run(script, calls, tmp_path):
     script.main(["--table", "0", "--rows", "1", "--num-gpus", "8"])
-    assert results(tmp_path)["heuristic"]["command"].startswith("python train_net.py --num-gpus 8 --config-file")
+    assert results(tmp_path)["heuristic"]["command"].startswith(
+        "python train_net.py --num-gpus 8 --config-file"
+    )
     with pytest.raises(SystemExit, match="'--num-gpus', '8'.*, not "):
         script.main(["--table", "0", "--rows", "1"])
 

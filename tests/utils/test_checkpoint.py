@@ -5,10 +5,10 @@ import pickle
 
 import pytest
 import torch
-from ohem_d2.utils.checkpoint import CheckedCheckpointer
-from ohem_d2.modeling.backbones.weights import CAFFE_INPUT, save_checkpoint
-from ohem_d2.utils.checkpoint import ImageInput
 from torch import nn
+
+from ohem_d2.modeling.backbones.weights import CAFFE_INPUT, save_checkpoint
+from ohem_d2.utils.checkpoint import CheckedCheckpointer, ImageInput
 
 
 class Model(nn.Module):

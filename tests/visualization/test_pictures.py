@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from ohem_d2.visualization import draw_boxes, tile
 from ohem_d2.visualization.pictures import BACKGROUND, PALETTE
 

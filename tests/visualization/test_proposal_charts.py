@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from detectron2.structures import BoxMode
+from PIL import Image
+
 from ohem_d2.proposals import Proposals
 from ohem_d2.proposals.inspection import inspect_proposals
 from ohem_d2.visualization import plot_inspections
-from PIL import Image
 
 TRUTH = [{"image_id": "a", "annotations": [{"bbox": [0, 0, 9, 9], "bbox_mode": BoxMode.XYXY_ABS}]}]
 FILES = {"x": Proposals([("a", [[0, 0, 9, 9]], [1])]), "y": Proposals([])}

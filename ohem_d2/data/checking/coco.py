@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from typing import Any, Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -15,10 +16,9 @@ _LISTS = ("images", "categories", "annotations")
 
 
 def check_coco(
-    report: Report, json_file: str, image_root: str, classes: Optional[Sequence[str]], progress: bool
+    report: Report, json_file: str, image_root: str, classes: Sequence[str] | None, progress: bool
 ) -> None:
-    """
-    Check the JSON and the images of a split; one without ``annotations`` is a test set.
+    """Check the JSON and the images of a split; one without ``annotations`` is a test set.
 
     Args:
         classes: the names that the data set is registered with, None if any will do.
@@ -35,7 +35,7 @@ def check_coco(
         _check_annotation(report, json_file, annotation, sizes, known)
 
 
-def _load(report: Report, path: str) -> Optional[Mapping[str, Any]]:
+def _load(report: Report, path: str) -> Mapping[str, Any] | None:
     if not os.path.isfile(path):
         report.add(path, "the annotation file does not exist")
         return None
@@ -73,7 +73,7 @@ def _check_ids(report: Report, path: str, entries: Mapping[str, Sequence[Mapping
 
 
 def _check_categories(
-    report: Report, path: str, categories: Sequence[Mapping[str, Any]], classes: Optional[Sequence[str]]
+    report: Report, path: str, categories: Sequence[Mapping[str, Any]], classes: Sequence[str] | None
 ) -> None:
     by_id = sorted(categories, key=lambda entry: str(entry.get("id")).zfill(20))
     names = [entry.get("name") for entry in by_id]
@@ -85,9 +85,9 @@ def _check_categories(
 
 def _check_images(
     report: Report, path: str, images: Sequence[Mapping[str, Any]], root: str, progress: bool
-) -> dict[Any, Optional[tuple[int, int]]]:
+) -> dict[Any, tuple[int, int] | None]:
     """Image id, as the file has it -> width and height."""
-    sizes: dict[Any, Optional[tuple[int, int]]] = {}
+    sizes: dict[Any, tuple[int, int] | None] = {}
     for image in tqdm(images, report.name, unit="image", disable=not progress):
         image_id, name = image.get("id"), image.get("file_name")
         if not isinstance(image_id, (int, str)):

@@ -1,12 +1,11 @@
 """The check of a registered data set and of its proposals."""
 
 import os
-from typing import Optional
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ...utils.messages import name_some
 from ...proposals import Proposals, read_proposals
+from ...utils.messages import name_some
 from .coco import check_coco
 from .report import Problem, Report
 from .voc import check_voc
@@ -14,9 +13,8 @@ from .voc import check_voc
 __all__ = ["Problem", "Report", "check_dataset"]
 
 
-def check_dataset(name: str, proposal_file: Optional[str] = None, progress: bool = False) -> Report:
-    """
-    Look at all files of a data set in VOC or COCO layout and list what is wrong with them.
+def check_dataset(name: str, proposal_file: str | None = None, progress: bool = False) -> Report:
+    """Look at all files of a data set in VOC or COCO layout and list what is wrong with them.
 
     It looks at the list of images, each image (there, readable header, size as annotated), each annotation
     (XML or JSON, ids, classes, boxes) and the proposals, if there are any. Pixels are not decoded.
@@ -68,7 +66,7 @@ def check_proposals(report: Report, file: str) -> None:
 
 
 def _check_entry(
-    report: Report, file: str, proposals: Proposals, image_id: str, size: Optional[tuple[int, int]]
+    report: Report, file: str, proposals: Proposals, image_id: str, size: tuple[int, int] | None
 ) -> None:
     try:
         boxes, _ = proposals[image_id]

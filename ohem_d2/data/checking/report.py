@@ -1,8 +1,9 @@
 """What a check finds, and the checks that all layouts share."""
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Iterator, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 from ...utils.images import read_image_size
 
@@ -21,8 +22,7 @@ class Problem(NamedTuple):
 
 @dataclass
 class Report:
-    """
-    What was looked at and what is wrong with it.
+    """What was looked at and what is wrong with it.
 
     Attributes:
         sizes: image id -> width and height as its file says, else its annotation, else None.
@@ -32,8 +32,8 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     num_objects: int = 0
     num_difficult: int = 0
-    sizes: dict[str, Optional[tuple[int, int]]] = field(default_factory=dict)
-    num_proposals: Optional[int] = None
+    sizes: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    num_proposals: int | None = None
 
     def add(self, file: object, text: str) -> None:
         self.problems.append(Problem(str(file), text))
@@ -46,10 +46,9 @@ class Report:
 
 
 def check_image(
-    report: Report, path: str, annotated: Optional[tuple[int, int]], source: str
-) -> Optional[tuple[int, int]]:
-    """
-    Check that an image is there, has a readable header and the size its annotation says.
+    report: Report, path: str, annotated: tuple[int, int] | None, source: str
+) -> tuple[int, int] | None:
+    """Check that an image is there, has a readable header and the size its annotation says.
 
     Args:
         annotated: width and height there, None where it does not say.
@@ -70,7 +69,7 @@ def check_image(
     return size
 
 
-def box_problem(box: Sequence[float], size: Optional[tuple[int, int]]) -> Optional[str]:
+def box_problem(box: Sequence[float], size: tuple[int, int] | None) -> str | None:
     """What is wrong with an XYXY_ABS box in an image of this width and height, None if nothing."""
     x1, y1, x2, y2 = box
     if x2 <= x1 or y2 <= y1:

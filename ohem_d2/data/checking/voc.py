@@ -3,8 +3,8 @@
 import math
 import os
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from tqdm import tqdm
 
@@ -43,7 +43,7 @@ def check_voc(
             _check_objects(report, xml, tree, annotated or size, classes)
 
 
-def _parse(report: Report, path: str) -> Optional[ET.Element]:
+def _parse(report: Report, path: str) -> ET.Element | None:
     if not os.path.isfile(path):
         report.add(path, "the XML file does not exist")
         return None
@@ -54,7 +54,7 @@ def _parse(report: Report, path: str) -> Optional[ET.Element]:
         return None
 
 
-def _size(report: Report, path: str, tree: ET.Element) -> Optional[tuple[int, int]]:
+def _size(report: Report, path: str, tree: ET.Element) -> tuple[int, int] | None:
     sides = [_number(tree, f"size/{side}") for side in ("width", "height")]
     if any(side is None or side <= 0 or side != int(side) for side in sides):
         texts = [tree.findtext(f"size/{side}") for side in ("width", "height")]
@@ -64,7 +64,7 @@ def _size(report: Report, path: str, tree: ET.Element) -> Optional[tuple[int, in
 
 
 def _check_objects(
-    report: Report, path: str, tree: ET.Element, size: Optional[tuple[int, int]], classes: Sequence[str]
+    report: Report, path: str, tree: ET.Element, size: tuple[int, int] | None, classes: Sequence[str]
 ) -> None:
     for number, element in enumerate(tree.findall("object"), 1):
         report.num_objects += 1
@@ -87,7 +87,7 @@ def _check_objects(
             report.add(path, f"{where}: box [{xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}] {problem}")
 
 
-def _number(element: ET.Element, tag: str) -> Optional[float]:
+def _number(element: ET.Element, tag: str) -> float | None:
     try:
         value = float(element.findtext(tag))
     except (TypeError, ValueError):

@@ -6,11 +6,11 @@ Of Caffe's messages only the fields that hold names and weights are described he
 
 import math
 import zipfile
-from typing import Dict, Iterator, List, Tuple
+from collections.abc import Iterator
 
 import numpy as np
 
-Blobs = Dict[str, List[np.ndarray]]
+Blobs = dict[str, list[np.ndarray]]
 """By layer, its blobs: the weight, and the bias where it has one."""
 
 # Message -> its fields: name, number, and type: another message, or "int64", "string", "bytes". All are
@@ -95,7 +95,7 @@ def _net_class() -> type:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("ohem_d2_caffe.Net"))
 
 
-def _layers(net) -> Iterator[Tuple[str, list]]:
+def _layers(net) -> Iterator[tuple[str, list]]:
     """Name and blobs of each layer, be it in the message of today or one of the two before it."""
     for layer in [*net.layer, *net.layers]:
         inner = next(iter(getattr(layer, "layer", [])), layer)

@@ -1,7 +1,7 @@
 """torchvision's classification networks as backbones, by name."""
 
 import math
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 import torch
 import torchvision
@@ -27,7 +27,7 @@ def check_network(key: str, name: str) -> None:
 
 
 def build_network(name: str) -> nn.Module:
-    """torchvision's classification network `name`, its weights random; ValueError: there is none."""
+    """Torchvision's classification network `name`, its weights random; ValueError: there is none."""
     check_network("torchvision network", name)
     return get_model(
         name, weights=None, **({"init_weights": True} if name in SCALED else {})
@@ -52,8 +52,7 @@ class TorchvisionBackbone(Backbone):
         freeze: Sequence[str] = (),
         norm: str = "FrozenBN",
     ):
-        """
-        Args:
+        """Args:
             name: of ``torchvision.models.list_models``.
             layers: names of modules or nodes, in the order in which they run.
             strides: of each of `layers`, in pixels; powers of two.
@@ -81,7 +80,7 @@ class TorchvisionBackbone(Backbone):
             self.body = FrozenBatchNorm2d.convert_frozen_batchnorm(self.body)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> Dict:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         return {
             "name": cfg.MODEL.TORCHVISION.NAME,
             "layers": cfg.MODEL.TORCHVISION.LAYERS,
@@ -90,7 +89,7 @@ class TorchvisionBackbone(Backbone):
             "norm": cfg.MODEL.TORCHVISION.NORM,
         }
 
-    def _measure(self, name: str) -> Dict[str, torch.Size]:
+    def _measure(self, name: str) -> dict[str, torch.Size]:
         """The (C, H, W) of each feature of a square image of `_PROBE_SIZE`, checked against the strides."""
         self.eval()
         try:
@@ -125,9 +124,8 @@ class TorchvisionBackbone(Backbone):
         """Whether the maps have exactly 1 / stride of the sides of an image that the strides divide."""
         return all(h == w == _PROBE_SIZE // self._strides[layer] for layer, (_, h, w) in self._sizes.items())
 
-    def forward(self, images: Tensor) -> Dict[str, Tensor]:
-        """
-        Args:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Args:
             images: (N, 3, H, W).
 
         Returns:
@@ -135,7 +133,7 @@ class TorchvisionBackbone(Backbone):
         """
         return self.body(images)
 
-    def output_shape(self) -> Dict[str, ShapeSpec]:
+    def output_shape(self) -> dict[str, ShapeSpec]:
         return {
             layer: ShapeSpec(channels=c, stride=self._strides[layer])
             for layer, (c, _, _) in self._sizes.items()
@@ -187,7 +185,7 @@ def _check_layers(model: nn.Module, layers: Sequence[str]) -> None:
         )
 
 
-def _shallow(names: Sequence[str]) -> List[str]:
+def _shallow(names: Sequence[str]) -> list[str]:
     """The first two parts of dotted `names`, each once, in order."""
     return list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
 

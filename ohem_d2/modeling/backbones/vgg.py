@@ -3,7 +3,8 @@
 Layers are called as in the authors' Caffe models (``conv1_1``, ``fc6``), and so are the keys of a state dict.
 """
 
-from typing import ClassVar, Dict, Iterator, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -11,7 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ROI_BOX_HEAD_REGISTRY, Backbone
 from torch import Tensor, nn
 
-NamedLayers = Iterator[Tuple[str, nn.Module]]
+NamedLayers = Iterator[tuple[str, nn.Module]]
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
@@ -32,8 +33,7 @@ class _VGG(Backbone):
 
     @configurable
     def __init__(self, *, in_channels: int = 3, freeze_at: int = 0):
-        """
-        Args:
+        """Args:
             in_channels: channels of the image.
             freeze_at: number of blocks, from the first, that are not trained; 0 to 5.
 
@@ -55,16 +55,15 @@ class _VGG(Backbone):
         self._channels = conv.out_channels
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> Dict:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         return {"in_channels": input_shape.channels, "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT}
 
     def _layers(self, in_channels: int) -> NamedLayers:
         """The layers in the order in which they run. The digit after ``conv`` is the block."""
         raise NotImplementedError
 
-    def forward(self, images: Tensor) -> Dict[str, Tensor]:
-        """
-        Args:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Args:
             images: (N, C, H, W).
 
         Returns:
@@ -75,7 +74,7 @@ class _VGG(Backbone):
             x = layer(x)
         return {"conv5": x}
 
-    def output_shape(self) -> Dict[str, ShapeSpec]:
+    def output_shape(self) -> dict[str, ShapeSpec]:
         return {"conv5": ShapeSpec(channels=self._channels, stride=16)}
 
 
@@ -124,9 +123,8 @@ class _VGGBoxHead(nn.Sequential):
 
     @configurable
     def __init__(self, *, input_shape: ShapeSpec):
-        """
-        Args:
-            input_shape: channels, height and width of the pooled features of a RoI, flattened in that order.
+        """Args:
+        input_shape: channels, height and width of the pooled features of a RoI, flattened in that order.
         """
         super().__init__()
         self.add_module("flatten", nn.Flatten())
@@ -140,7 +138,7 @@ class _VGGBoxHead(nn.Sequential):
             width = dim
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> Dict:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         return {"input_shape": input_shape}
 
     @property

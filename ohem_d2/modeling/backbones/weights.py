@@ -3,8 +3,9 @@
 import logging
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Dict, Optional, Sequence
+from typing import Any
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -18,7 +19,7 @@ from .vgg import VGG16, VGG_CNN_M_1024, VGG16BoxHead, VGG_CNN_M_1024BoxHead
 
 logger = logging.getLogger(__name__)
 
-StateDict = Dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 NETS = {"vgg16": (VGG16, VGG16BoxHead, 7), "vgg_cnn_m_1024": (VGG_CNN_M_1024, VGG_CNN_M_1024BoxHead, 6)}
 """Networks of the paper: backbone, box head and the cells of a side of a pooled RoI."""
@@ -38,7 +39,7 @@ CAFFE_INPUT = ImageInput("BGR", (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0))
 """The input that the authors train all their networks with."""
 
 
-def convert_blobs(blobs: Blobs, net: Optional[str] = None) -> StateDict:
+def convert_blobs(blobs: Blobs, net: str | None = None) -> StateDict:
     """A state dict of a Fast R-CNN of the paper from the weights of Caffe; channels keep their order (BGR).
 
     Args:
@@ -94,7 +95,7 @@ def convert_torchvision(name: str, weights: StateDict, backbone: str) -> StateDi
     }
 
 
-def torchvision_weights(name: str, file: Optional[str] = None) -> StateDict:
+def torchvision_weights(name: str, file: str | None = None) -> StateDict:
     """The state dict in `file`, or else torchvision's default weights of the network `name`, downloaded.
 
     Raises:
@@ -145,7 +146,7 @@ def save_checkpoint(path: str, state: StateDict, image_input: ImageInput, source
         "format": image_input.format,
         **{k: list(asdict(image_input)[k]) for k in ("pixel_mean", "pixel_std")},
     }
-    checkpoint: Dict[str, Any] = {
+    checkpoint: dict[str, Any] = {
         "__author__": source,
         "matching_heuristics": False,
         "image_input": as_stored,
@@ -171,7 +172,7 @@ def _net_of(blobs: Blobs) -> str:
     return fitting[0]
 
 
-def _shapes(net: str) -> Dict[str, torch.Size]:
+def _shapes(net: str) -> dict[str, torch.Size]:
     """Shapes of the parameters of backbone and box head of one of `NETS`, by their keys in a detector."""
     backbone_class, head_class, side = NETS[net]
     with torch.device("meta"):

@@ -1,8 +1,9 @@
 """What a proposal format of others is: how it is recognized, its box convention and its reader."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import Any
 
 import numpy as np
 
@@ -27,13 +28,12 @@ class RawProposals:
 
 @dataclass(frozen=True)
 class Format:
-    """
-    Attributes:
-        name: as ``--format`` takes it.
-        title: what it is, for the help.
-        matches: whether a path, whose file begins with the bytes given (none of a folder), is in this format.
-        read: opens a path; ids of the data set, in order, are given where the format itself has none.
-        needs_ids: whether it has none.
+    """Attributes:
+    name: as ``--format`` takes it.
+    title: what it is, for the help.
+    matches: whether a path, whose file begins with the bytes given (none of a folder), is in this format.
+    read: opens a path; ids of the data set, in order, are given where the format itself has none.
+    needs_ids: whether it has none.
     """
 
     name: str
@@ -46,13 +46,12 @@ class Format:
 class Budget:
     """Bounds what a file may unpack to, so that a small one cannot exhaust the memory."""
 
-    def __init__(self, path: Path, size: Optional[int] = None) -> None:
+    def __init__(self, path: Path, size: int | None = None) -> None:
         self._path, self._size = path, path.stat().st_size if size is None else size
         self._left = max(SMALL, MAX_EXPANSION * self._size)
 
     def spend(self, num_bytes: int, what: str) -> None:
-        """
-        Call it before ``num_bytes`` more are put into memory.
+        """Call it before ``num_bytes`` more are put into memory.
 
         Raises:
             ValueError: all that was spent is more than 32 times the file (and than 16 MiB).

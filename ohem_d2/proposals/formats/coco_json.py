@@ -1,8 +1,9 @@
 """COCO's results, read as a stream: ``[{"image_id": ..., "bbox": [x, y, width, height], "score": ...}]``."""
 
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 

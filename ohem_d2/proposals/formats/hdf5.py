@@ -1,7 +1,8 @@
 """MATLAB's files of version 7.3, which are HDF5: numbers, text and cells of them."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Collection, Union
+from typing import Any, Union
 
 import numpy as np
 
@@ -13,8 +14,7 @@ Value = Union[np.ndarray, str, list]
 
 
 def read_mat73(path: Path, names: Collection[str]) -> dict[str, Value]:
-    """
-    Read the variables of ``names`` that the file has: numbers as arrays, text as str, cells as flat lists.
+    """Read the variables of ``names`` that the file has: numbers as arrays, text as str, cells as flat lists.
 
     Raises:
         ValueError: a file that is truncated or damaged, or a variable of another class; without the path.

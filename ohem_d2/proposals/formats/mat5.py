@@ -1,5 +1,4 @@
-"""
-MATLAB's level 5 files (``save -v6``, ``-v7``): numbers, text and cells of them.
+"""MATLAB's level 5 files (``save -v6``, ``-v7``): numbers, text and cells of them.
 
 Written for files of strangers: every length is checked against the bytes that are there before memory is
 taken for it. scipy's ``loadmat`` trusts the dimensions that a file claims.
@@ -8,8 +7,9 @@ taken for it. scipy's ``loadmat`` trusts the dimensions that a file claims.
 import math
 import struct
 import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Collection, Iterator, Union
+from typing import Any, Union
 
 import numpy as np
 
@@ -28,8 +28,7 @@ Value = Union[np.ndarray, str, list]
 
 
 def read_mat5(path: Path, names: Collection[str]) -> dict[str, Value]:
-    """
-    Read the variables of ``names`` that the file has: numbers as arrays, text as str, cells as flat lists.
+    """Read the variables of ``names`` that the file has: numbers as arrays, text as str, cells as flat lists.
 
     Raises:
         ValueError: a file that is truncated or damaged, or a variable of another class; without the path.

@@ -1,5 +1,4 @@
-"""
-MATLAB files of Fast R-CNN's authors and of MCG; a folder of per-image files is read like one of a data set.
+"""MATLAB files of Fast R-CNN's authors and of MCG; a folder of per-image files is read like one of a data set.
 
 - Fast R-CNN, data set (``voc_2007_trainval.mat``): cells ``boxes`` and ``images``; y1 x1 y2 x2, 1-based,
   inclusive.
@@ -10,9 +9,10 @@ MATLAB files of Fast R-CNN's authors and of MCG; a folder of per-image files is 
 Which of them a file is, its variables tell; the id of an image is the name of its file.
 """
 
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 

@@ -1,11 +1,10 @@
-"""
-Numpy's npz in one of two layouts: ``ids`` (n,), ``boxes`` (T, 4), ``scores`` (T,) and ``offsets`` (n + 1,),
+"""Numpy's npz in one of two layouts: ``ids`` (n,), ``boxes`` (T, 4), ``scores`` (T,) and ``offsets`` (n + 1,),
 as in the store; or one (n, 4) or (n, 5) array for each image, under its id, the fifth column being the score.
 """
 
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 from numpy.lib import format as npy

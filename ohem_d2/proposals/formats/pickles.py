@@ -1,5 +1,4 @@
-"""
-Pickles of Detectron2, Detectron and mmdetection, read without running what they hold.
+"""Pickles of Detectron2, Detectron and mmdetection, read without running what they hold.
 
 A pickle can run any code when it is loaded, so it is read by an unpickler that builds numpy arrays, numbers,
 ``BoxMode`` and plain containers only.
@@ -7,11 +6,11 @@ A pickle can run any code when it is loaded, so it is read by an unpickler that 
 
 import pickle
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-
 from detectron2.structures import BoxMode
 
 from ...utils.files import atomic_file
@@ -26,8 +25,7 @@ _CONVENTIONS = {BoxMode.XYXY_ABS: "xyxy0", BoxMode.XYWH_ABS: "xywh0"}
 
 
 def read_detectron2(path: Path) -> RawProposals:
-    """
-    Detectron2's dict of ``ids``, ``boxes``, ``objectness_logits`` and ``bbox_mode``, or Detectron's of
+    """Detectron2's dict of ``ids``, ``boxes``, ``objectness_logits`` and ``bbox_mode``, or Detectron's of
     ``indexes``, ``boxes`` and ``scores``.
     """
     content = _load_pickle(path)
@@ -47,8 +45,7 @@ def read_detectron2(path: Path) -> RawProposals:
 
 
 def read_mmdetection(path: Path, ids: Sequence[Any]) -> RawProposals:
-    """
-    mmdetection's list with an (n, 4) or (n, 5) array for each image of a data set, in its order; without a
+    """Mmdetection's list with an (n, 4) or (n, 5) array for each image of a data set, in its order; without a
     fifth column all scores are equal.
     """
     content = _load_pickle(path)
@@ -61,8 +58,7 @@ def read_mmdetection(path: Path, ids: Sequence[Any]) -> RawProposals:
 
 
 def split_scores(array: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """
-    (n, 5) as boxes and scores; (n, 4) as boxes and zeros.
+    """(n, 5) as boxes and scores; (n, 4) as boxes and zeros.
 
     Raises:
         ValueError: another shape, or no numbers.
@@ -77,8 +73,7 @@ def split_scores(array: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_detectron2(path: Path, proposals: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """
-    Write Detectron2's format, all or nothing. Its loader compares ids as strings, so strings they stay.
+    """Write Detectron2's format, all or nothing. Its loader compares ids as strings, so strings they stay.
 
     Args:
         path: file to write; missing folders are made.

@@ -4,6 +4,7 @@ import builtins
 
 import numpy as np
 import pytest
+
 from ohem_d2.modeling.backbones.caffe import read_caffemodel, read_npz
 
 from .caffe_files import net_parameter, write_caffemodel

@@ -4,8 +4,9 @@ import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone
-from ohem_d2.modeling import TorchvisionBackbone
 from torchvision.models import resnet18
+
+from ohem_d2.modeling import TorchvisionBackbone
 
 from ...builders import tiny_cfg
 
@@ -34,9 +35,12 @@ def spoil_statistics(model):
     torch.manual_seed(1)
     for m in model.modules():
         if isinstance(m, torch.nn.BatchNorm2d):
-            m.running_mean.normal_(), m.running_var.uniform_(0.5, 2), m.weight.data.uniform_(
-                0.5, 2
-            ), m.bias.data.normal_()
+            (
+                m.running_mean.normal_(),
+                m.running_var.uniform_(0.5, 2),
+                m.weight.data.uniform_(0.5, 2),
+                m.bias.data.normal_(),
+            )
 
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])

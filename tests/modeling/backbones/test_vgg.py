@@ -7,11 +7,12 @@ from detectron2.modeling import build_model
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes
-from ohem_d2.engine import load_config
-from ohem_d2.modeling import VGG16, VGG16BoxHead, VGG_CNN_M_1024, VGG_CNN_M_1024BoxHead
-from ohem_d2.modeling.backbones.vgg import LocalResponseNorm
 from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers, vgg16
+
+from ohem_d2.engine import load_config
+from ohem_d2.modeling import VGG16, VGG_CNN_M_1024, VGG16BoxHead, VGG_CNN_M_1024BoxHead
+from ohem_d2.modeling.backbones.vgg import LocalResponseNorm
 
 # RoIPool rounds a corner to a cell and includes it: these are cells 0 to 13 of 14 at stride 16.
 ALL_OF_14_CELLS = [Boxes(torch.tensor([[0.0, 0.0, 13 * 16, 13 * 16]]))]

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import resnet18
+
 from ohem_d2.modeling import VGG16
-from ohem_d2.modeling.backbones.vgg import _VGG, _VGGBoxHead
 from ohem_d2.modeling.backbones.caffe import read_caffemodel, read_npz
+from ohem_d2.modeling.backbones.vgg import _VGG, _VGGBoxHead
 from ohem_d2.modeling.backbones.weights import (
     CAFFE_INPUT,
     NETS,
@@ -17,9 +21,6 @@ from ohem_d2.modeling.backbones.weights import (
     torchvision_input,
     torchvision_weights,
 )
-from torch import nn
-from torch.nn import functional as F
-from torchvision.models import resnet18
 
 from .caffe_files import write_caffemodel
 
