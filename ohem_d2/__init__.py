@@ -1,9 +1,11 @@
 """Online hard example mining (Shrivastava, Gupta and Girshick, CVPR 2016) for Detectron2.
 
-Importing the package registers its RoI heads, proposal network, one-stage detector and backbones with Detectron2, and
-the data sets of the paper that Detectron2 lacks. Without Detectron2, `ohem_d2.mining` works all the same.
+Importing the package registers its RoI heads, proposal network, one-stage detector and backbones with
+Detectron2, and the data sets of the paper that Detectron2 lacks. Without Detectron2, `ohem_d2.mining` works
+all the same.
 """
 
+from .utils.third_party import quiet_imports
 from .version import __version__
 
 __all__ = [
@@ -32,23 +34,24 @@ except ImportError as error:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         raise ImportError(
-            f"ohem_d2.{name} needs Detectron2 ({_why}): run `python tools/install_detectron2.py` of this project, "
-            "or build it from https://github.com/facebookresearch/detectron2"
+            f"ohem_d2.{name} needs Detectron2 ({_why}): run `python tools/install_detectron2.py` of this "
+            "project, or build it from https://github.com/facebookresearch/detectron2"
         )
 
 else:
-    from .config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
-    from .data.builtin import register_builtin
-    from .modeling import (
-        OHEMRPN,
-        OHEMCascadeROIHeads,
-        OHEMMixin,
-        OHEMRes5ROIHeads,
-        OHEMRetinaNet,
-        OHEMRetinaNetMixin,
-        OHEMROIHeads,
-        OHEMRPNMixin,
-        roi_losses,
-    )
+    with quiet_imports():
+        from .config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
+        from .data.builtin import register_builtin
+        from .modeling import (
+            OHEMRPN,
+            OHEMCascadeROIHeads,
+            OHEMMixin,
+            OHEMRes5ROIHeads,
+            OHEMRetinaNet,
+            OHEMRetinaNetMixin,
+            OHEMROIHeads,
+            OHEMRPNMixin,
+            roi_losses,
+        )
 
     register_builtin()

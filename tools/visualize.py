@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draw, for some images of a data set, the ground truth, the RoIs that OHEM would mine, and the detections.
 
-    python tools/visualize.py --config-file FILE --dataset NAME --num-images 2 --output FILE.png MODEL.WEIGHTS FILE.pth
+    python tools/visualize.py --config-file FILE --dataset NAME --output FILE.png MODEL.WEIGHTS FILE.pth
 
 The mined RoIs are those that the weights make hard; their images are not trained on here.
 """
@@ -9,6 +9,9 @@ The mined RoIs are those that the weights make hard; their images are not traine
 import argparse
 import sys
 
+import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps off the console)
+
+# isort: split
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
