@@ -1,0 +1,15 @@
+"""Runs of train_net.py, several configs and seeds side by side, and their figures as tables."""
+
+from .arms import run_arms
+from .runs import arguments, run_once, write_json
+from .tables import check_equal_tests, check_scipy, render_table
+
+__all__ = [
+    "arguments",
+    "check_equal_tests",
+    "check_scipy",
+    "render_table",
+    "run_arms",
+    "run_once",
+    "write_json",
+]
