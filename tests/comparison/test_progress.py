@@ -22,7 +22,7 @@ def write_run(folder, *records, max_iter=600):
     [
         ([("a",), ("b",)], "a starts, b starts"),
         ([("a", 0, 600), ("b",)], "a 0/600, b starts"),
-        ([("a", 120, 600, 125.0), ("b", 110, 600, 150.0)], "a 120/600, b 110/600, about 3 min left"),
+        ([("a", 120, 600, 125.0), ("b", 110, 600, 190.0)], "a 120/600, b 110/600, about 4 min left"),
         ([("a", 120, 600, 125.0), ("b", 0, 600)], "a 120/600, b 0/600"),  # nothing is known of b
         ([("a", 600, 600, 0.0), ("b", 590, 600, 9.0)], "a 600/600, b 590/600, less than a minute left"),
         ([("a", 600, 600), ("b", 590, 600, 61.0)], "a 600/600, b 590/600, about 2 min left"),  # a is trained
