@@ -9,9 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.engine.defaults import create_ddp_model
+from PIL import Image
+
+from ohem_d2.visualization.pictures import BACKGROUND
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -149,6 +153,15 @@ def test_arms_are_trained_once_and_compared(folder):
     refused = subprocess.run(command("tools/compare.py", *args), cwd=folder, capture_output=True, text=True)
     assert refused.returncode == 1
     assert "TEST.DETECTIONS_PER_IMAGE is 100 for heuristic and 2000 for ohem" in refused.stderr
+
+
+def test_a_picture_shows_truth_mined_rois_and_detections_of_small_images_enlarged(folder):
+    args = ("--config-file", ROOT / "configs/demo/ohem.yaml", "--dataset", "demo_test", "--num-images", 2)
+    run(folder, "tools/visualize.py", *args, "--output", "mined.png", "MODEL.WEIGHTS", "")
+    picture = np.asarray(Image.open(folder / "mined.png"))  # of images of 200 x 160, twice as large
+    assert picture.shape == (28 + 2 * (320 + 6) - 6, 3 * (400 + 6) - 6, 3)
+    truth, mined = picture[28 : 28 + 320, :400], picture[28 : 28 + 320, 406 : 406 + 400]
+    assert (mined == BACKGROUND).all(axis=2).sum() > (truth == BACKGROUND).all(axis=2).sum() + 500
 
 
 def test_coco_data_of_a_catalogue_is_trained_on_and_evaluated_as_coco(folder, real_data):
