@@ -11,11 +11,11 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 Entry = tuple[np.ndarray, np.ndarray]
 Records = Sequence[Mapping[str, Any]]
+T = TypeVar("T")
 
 # A part is written when one of these is reached; a kill costs no more than this.
 _PART_IMAGES, _PART_SECONDS = 100, 10
@@ -51,7 +52,7 @@ class ProposalMethod(Protocol):
     def parameters(self) -> Mapping[str, Any]:
         """All that the result depends on besides the image; recorded as ``parameters``."""
 
-    def __call__(self, records: Records) -> Iterator[Entry]:
+    def __call__(self, records: Records) -> Generator[Entry, None, None]:
         """Boxes (n, 4) XYXY_ABS in pixels of the image and scores (n,) of each dataset dict, in order."""
 
 
@@ -81,7 +82,7 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
-    def of(self, items: Sequence) -> Sequence:
+    def of(self, items: Sequence[T]) -> Sequence[T]:
         """Its piece; those of all shards make up ``items``, and their lengths differ by 1 at most."""
         begin, end = (len(items) * i // self.count for i in (self.index - 1, self.index))
         return items[begin:end]
@@ -267,7 +268,7 @@ def _require_same(path: Path, found: Any, expected: Any, where: str) -> None:
             raise ValueError(f"{path}: {key} is {own}, but {value} {where}")
 
 
-def _require_all_images(output: str | Path, shards: Sequence[Proposals], piece: Mapping) -> None:
+def _require_all_images(output: str | Path, shards: Sequence[Proposals], piece: Mapping[str, Any]) -> None:
     ids = [image_id for proposals in shards for image_id in proposals]
     repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if repeated:

@@ -4,7 +4,7 @@ Shape letters: g = objects of the data set, n = boxes of an image, T = boxes of 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,7 @@ class Inspection:
         return int(self._of_area(area).sum())
 
     def _of_area(self, area: str) -> np.ndarray:
+        assert self.objects is not None, "objects are known where a data set is given"
         least, below = AREAS[area]
         return (self.objects >= least) & (self.objects < below)
 
@@ -123,7 +124,7 @@ _Rows = list[tuple[str, list[str]]]
 
 
 def _content_rows(inspections: Sequence[Inspection]) -> _Rows:
-    def row(title, value):
+    def row(title: str, value: Callable[[Inspection], str]) -> tuple[str, list[str]]:
         return title, [value(i) for i in inspections]
 
     sizes = [f"{low:g} to {high:g}" for low, high in zip(SIZES, SIZES[1:])]
@@ -153,7 +154,8 @@ def _recall_rows(inspections: Sequence[Inspection]) -> _Rows:
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
     sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
-    return sides.prod(axis=1)
+    areas: np.ndarray = sides.prod(axis=1)
+    return areas
 
 
 def _spread(counts: np.ndarray) -> str:

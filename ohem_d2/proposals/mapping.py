@@ -57,7 +57,7 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
         index: IdIndex,
         source: str,
         metadata: Mapping[str, str],
-        reopen: tuple[Callable[..., "Proposals"], tuple],
+        reopen: tuple[Callable[..., "Proposals"], tuple[Any, ...]],
     ) -> "Proposals":
         """Proposals over arrays that exist: those of image row i are ``[offsets[i]:offsets[i + 1]]``.
 
@@ -68,7 +68,16 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
         proposals._fill(boxes, scores, offsets, index, source, metadata, reopen)
         return proposals
 
-    def _fill(self, boxes, scores, offsets, index, source, metadata, reopen=None) -> None:
+    def _fill(
+        self,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        offsets: np.ndarray,
+        index: IdIndex,
+        source: str,
+        metadata: Mapping[str, str] | None,
+        reopen: tuple[Callable[..., "Proposals"], tuple[Any, ...]] | None = None,
+    ) -> None:
         self._boxes, self._scores, self._offsets, self._index = boxes, scores, offsets, index
         self._source, self._reopen = source, reopen
         self.metadata: dict[str, str] = dict(metadata or {})
@@ -122,7 +131,7 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
     def __repr__(self) -> str:
         return f"Proposals({self._source!r}, {len(self)} images, {self.num_boxes} boxes)"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., "Proposals"], tuple[Any, ...]]:
         if self._reopen is not None:
             return self._reopen
         arrays = (self._boxes, self._scores, self._offsets, self._index, self._source, self.metadata)

@@ -120,7 +120,7 @@ def _boxes(proposals: ProposalMap, record: Mapping[str, Any]) -> np.ndarray:
 
 def ground_truth_boxes(record: Mapping[str, Any]) -> np.ndarray:
     """The boxes of an image, (g, 4) float64 XYXY_ABS, without crowds."""
-    by_mode: dict[BoxMode, list] = {}
+    by_mode: dict[BoxMode, list[Any]] = {}
     for annotation in record.get("annotations", ()):
         if not annotation.get("iscrowd", 0):
             by_mode.setdefault(annotation["bbox_mode"], []).append(annotation["bbox"])

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,9 @@ class RPNProposals:
             "weights": _file_digest(self._cfg.MODEL.WEIGHTS),
         }
 
-    def __call__(self, records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __call__(
+        self, records: Sequence[Mapping[str, Any]]
+    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         mapper = DatasetMapper(self._cfg, is_train=False)
         loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=self._workers)
         logger.info("Region proposals of %d images, on %s", len(records), self._cfg.MODEL.DEVICE)
@@ -97,7 +99,7 @@ def _load_model(cfg: CfgNode) -> torch.nn.Module:
     weights = cfg.MODEL.WEIGHTS
     if not weights:
         raise ValueError("no weights: give a checkpoint of the model, or MODEL.WEIGHTS in its config")
-    model = build_model(cfg).eval()
+    model: torch.nn.Module = build_model(cfg).eval()
     checkpointer = CheckedCheckpointer(model, save_to_disk=False)
     checkpointer.load(weights)
     missing = [

@@ -8,7 +8,7 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -128,7 +128,9 @@ class SelectiveSearch:
         options = {"mode": self.mode, "scale": float(self.scale), "min_size": _MIN_SIZE}
         return {**options, "opencv": cv2.__version__}
 
-    def __call__(self, records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __call__(
+        self, records: Sequence[Mapping[str, Any]]
+    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         files = [record["file_name"] for record in records]
         workers = min(self.workers or _num_cores(), len(files))
         message = "Selective Search (%s, scale %g): %d images, %d processes"
@@ -143,7 +145,9 @@ def _descending(num: int) -> np.ndarray:
     return -np.arange(num, dtype=np.float32)
 
 
-def _map(search, files: list[str], workers: int) -> Iterator[np.ndarray]:
+def _map(
+    search: Callable[[str], np.ndarray], files: list[str], workers: int
+) -> Generator[np.ndarray, None, None]:
     """Results in the order of ``files``. On an error or Ctrl-C what has not begun is dropped."""
     if workers <= 1:
         yield from map(search, files)
@@ -205,7 +209,7 @@ def _search(image: np.ndarray, mode: str) -> np.ndarray:
     return boxes[np.random.RandomState(_ORDER_SEED).permutation(len(boxes))]
 
 
-def _segmentation_module():
+def _segmentation_module() -> Any:
     try:
         import cv2
 

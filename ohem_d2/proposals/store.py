@@ -29,6 +29,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -44,7 +45,7 @@ __all__ = ["FORMAT", "ProposalWriter", "is_store", "read_store", "write_proposal
 
 FORMAT, VERSION = "ohem_d2.proposals", "1"
 # Name -> dtype and trailing shape, in the order of the file.
-TENSORS = {
+TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
     "boxes": ("F32", (4,)),
     "offsets": ("I64", ()),
     "id_offsets": ("I64", ()),
@@ -53,7 +54,7 @@ TENSORS = {
     "scores": ("F32", ()),
     "ids": ("U8", ()),
 }
-DTYPES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
 
 _HEADER_ROOM = 1024  # for the sizes of the tensors, which are known last
 _BUFFER = 2**22
@@ -102,7 +103,8 @@ class ProposalWriter:
         metadata: how the proposals were made: ``method``, ``parameters``, ``dataset`` or what you like.
             Values other than strings are stored as JSON.
         """
-        self._path, self._ids, self._counts = Path(path), {}, [0]
+        self._path, self._counts = Path(path), [0]
+        self._ids: dict[str, None] = {}
         own = {"format": FORMAT, "version": VERSION, "box_convention": "XYXY_ABS"}
         given = {key: _text(value) for key, value in (metadata or {}).items()}
         self._metadata = dict(sorted({"tool": f"ohem_d2 {__version__}", **given, **own}.items()))
@@ -135,7 +137,9 @@ class ProposalWriter:
         self._file.write(boxes.astype(DTYPES["F32"], copy=False).tobytes())
         self._scores.write(scores.astype(DTYPES["F32"], copy=False).tobytes())
 
-    def __exit__(self, kind, error, trace) -> bool | None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
         if kind is not None:
             return self._stack.__exit__(kind, error, trace)
         with self._stack:
@@ -185,7 +189,8 @@ def _text(value: Any) -> str:
 
 
 def _header(sizes: Mapping[str, int], metadata: Mapping[str, str]) -> bytes:
-    entries, begin = {"__metadata__": dict(metadata)}, 0
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    begin = 0
     for name, (dtype, tail) in TENSORS.items():
         shape = [sizes[name], *tail]
         end = begin + DTYPES[dtype].itemsize * math.prod(shape)

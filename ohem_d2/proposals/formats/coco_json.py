@@ -18,7 +18,7 @@ _MAX_DEPTH = 100  # results have 3, with masks 5
 
 def read_coco_json(path: Path) -> RawProposals:
     """Boxes of an image need not stand together, so all are gathered first, in 40 bytes each."""
-    rows: dict[Any, array] = {}
+    rows: dict[Any, array[float]] = {}
     for number, item in enumerate(_items(path)):
         image_id, values = _row(item, f"{path}, entry {number}")
         rows.setdefault(image_id, array("d")).extend(values)
@@ -71,7 +71,7 @@ def _row(item: Any, where: str) -> tuple[Any, list[float]]:
         raise ValueError(f"{where}: a number is too large for a coordinate or score") from None
 
 
-def _entries(rows: dict[Any, array]) -> Iterator[Entry]:
+def _entries(rows: dict[Any, "array[float]"]) -> Iterator[Entry]:
     for image_id, values in rows.items():
         table = np.frombuffer(values).reshape(-1, 5)
         yield image_id, table[:, :4], table[:, 4]

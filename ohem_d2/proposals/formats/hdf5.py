@@ -10,7 +10,7 @@ from .base import Budget, require_extra
 
 __all__ = ["read_mat73"]
 
-Value = Union[np.ndarray, str, list]
+Value = Union[np.ndarray, str, list[Any]]
 
 
 def read_mat73(path: Path, names: Collection[str]) -> dict[str, Value]:
@@ -64,7 +64,7 @@ def _leaf(dataset: Any, budget: Budget, name: str) -> Value:
     if "MATLAB_empty" in dataset.attrs:  # it stores the shape instead of values
         return np.zeros((0, 0))
     budget.spend(dataset.size * dataset.dtype.itemsize, name)
-    values = dataset[()]
+    values: np.ndarray = np.asarray(dataset[()])
     if dataset.attrs.get("MATLAB_class") == b"char":
         return values.astype("<u2").tobytes().decode("utf-16-le")
-    return np.asarray(values).T
+    return values.transpose()

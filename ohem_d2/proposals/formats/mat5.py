@@ -24,7 +24,8 @@ _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8
 _TEXT = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _NUMERIC = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 
-Value = Union[np.ndarray, str, list]
+Value = Union[np.ndarray, str, list[Any]]
+_Elements = list[tuple[int, memoryview]]
 
 
 def read_mat5(path: Path, names: Collection[str]) -> dict[str, Value]:
@@ -36,11 +37,11 @@ def read_mat5(path: Path, names: Collection[str]) -> dict[str, Value]:
     content = memoryview(path.read_bytes())
     if len(content) < 128 or bytes(content[126:128]) not in (b"IM", b"MI"):
         raise ValueError("no MATLAB 5 header")
-    reader = _Reader("<" if content[126:128] == b"IM" else ">", Budget(path))
+    reader = _Reader("<" if bytes(content[126:128]) == b"IM" else ">", Budget(path))
     variables = {}
     for kind, body in reader.elements(content[128:]):
         if kind == _COMPRESSED:
-            kind, body = next(reader.elements(reader.inflate(body)), (None, b""))
+            kind, body = next(reader.elements(reader.inflate(body)), (0, memoryview(b"")))
         if kind != _MATRIX:
             raise ValueError(f"an element of type {kind} where a variable should be")
         name, matrix_class, shape, rest = reader.matrix_header(body)
@@ -84,9 +85,7 @@ class _Reader:
             raise ValueError("it ends within a compressed variable")
         return memoryview(b"".join(parts))
 
-    def matrix_header(
-        self, body: memoryview
-    ) -> tuple[str, int, tuple[int, ...], list[tuple[int, memoryview]]]:
+    def matrix_header(self, body: memoryview) -> tuple[str, int, tuple[int, ...], _Elements]:
         """Name, class and shape of an array, and the elements after these."""
         elements = list(self.elements(body))
         if len(elements) < 3 or len(elements[0][1]) < 4:
@@ -98,12 +97,12 @@ class _Reader:
             raise ValueError(f"an array of shape {shape}")
         return bytes(name).decode("ascii", "replace"), matrix_class, shape, rest
 
-    def value(self, matrix_class: int, shape: tuple[int, ...], rest: list, name: str) -> Value:
+    def value(self, matrix_class: int, shape: tuple[int, ...], rest: _Elements, name: str) -> Value:
         if matrix_class == _CELL:
             return [self.item(kind, body, name) for kind, body in self.counted(rest, shape, name)]
         return self.leaf(matrix_class, shape, rest, name)
 
-    def counted(self, rest: list, shape: tuple[int, ...], name: str) -> list:
+    def counted(self, rest: _Elements, shape: tuple[int, ...], name: str) -> _Elements:
         if len(rest) != math.prod(shape):
             raise ValueError(f"{name}: {len(rest)} cells for shape {shape}")
         return rest
@@ -117,7 +116,7 @@ class _Reader:
         _, matrix_class, shape, rest = self.matrix_header(body)
         return self.leaf(matrix_class, shape, rest, name)
 
-    def leaf(self, matrix_class: int, shape: tuple[int, ...], rest: list, name: str) -> Value:
+    def leaf(self, matrix_class: int, shape: tuple[int, ...], rest: _Elements, name: str) -> Value:
         kind, data = rest[0] if rest else (0, b"")
         if matrix_class == _CHAR:
             return bytes(data).decode(self.encoding(kind, name)) if len(data) else ""

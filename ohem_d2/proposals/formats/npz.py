@@ -5,6 +5,7 @@ as in the store; or one (n, 4) or (n, 5) array for each image, under its id, the
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -54,7 +55,7 @@ class _Archive:
             ) from error
 
 
-def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"npy version {version} is not known")

@@ -140,7 +140,7 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
     """Stands for numpy's, which would allocate any shape; what numpy writes is empty and filled later."""
     if kind is not _NDARRAY or shape != (0,):
         raise pickle.UnpicklingError(f"an array of shape {brief(shape)} is not admitted here")
-    return np.ndarray((0,), "b")
+    return np.empty(0, "b")
 
 
 def _latin1(text: str, encoding: str) -> bytes:
@@ -153,7 +153,7 @@ def _no_bytes() -> bytes:
     return b""
 
 
-def _box_mode_by_name(owner: type, name: str) -> BoxMode:
+def _box_mode_by_name(owner: Any, name: str) -> BoxMode:
     """Stands for ``getattr``, by which Python 3.11 may store an enum member."""
     if owner is not BoxMode or not isinstance(name, str) or name not in BoxMode.__members__:
         raise pickle.UnpicklingError(f"attribute {brief(name)} of {brief(owner)} is not admitted")
