@@ -1,3 +1,5 @@
-from setuptools import setup  # what there is to say stands in pyproject.toml
+"""For tools that look for this file; what there is to say stands in pyproject.toml."""
+
+from setuptools import setup
 
 setup()

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from .base import Budget, require_extra
 
 __all__ = ["read_mat73"]
 
-Value = Union[np.ndarray, str, list[Any]]
+Value = np.ndarray | str | list[Any]
 
 
 def read_mat73(path: Path, names: Collection[str]) -> dict[str, Value]:
@@ -67,4 +67,5 @@ def _leaf(dataset: Any, budget: Budget, name: str) -> Value:
     values: np.ndarray = np.asarray(dataset[()])
     if dataset.attrs.get("MATLAB_class") == b"char":
         return values.astype("<u2").tobytes().decode("utf-16-le")
-    return values.transpose()
+    matrix: np.ndarray = values.T
+    return matrix
