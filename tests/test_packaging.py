@@ -1,4 +1,4 @@
-"""Wheel and sdist: what they hold, that they install offline, and that the user's packages stay as they are."""
+"""Wheel and sdist: what they hold, that they install offline, and that no package of the user is replaced."""
 
 import ast
 import json
