@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import site
 import subprocess
@@ -15,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -129,3 +131,13 @@ def test_all_that_the_package_imports_is_declared(requirements):
                 modules = [node.module]
             for name in {module.split(".")[0] for module in modules} - sys.stdlib_module_names - {"ohem_d2"}:
                 assert DISTRIBUTIONS.get(name, name) in declared, f"{file} imports {name}"
+
+
+def test_one_version_and_date_everywhere():
+    """version.py, the newest section of the changelog, the citation."""
+    number, date = re.search(
+        r"^## \[(.+)\] - (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    ).groups()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert number == citation["version"] == __version__
+    assert date == str(citation["date-released"])
