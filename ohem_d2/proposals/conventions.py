@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .recall import best_ious, ground_truth_boxes
 
@@ -21,7 +22,7 @@ __all__ = [
 ]
 
 # (boxes (n, 4) as the file has them, dataset dict of the image or None)
-Sample = tuple[np.ndarray, Mapping[str, Any] | None]
+Sample = tuple[NDArray[Any], Mapping[str, Any] | None]
 
 _PART, _PIXELS = 0.01, 0.4  # differences that count: of a part of boxes or an IoU, of a gap in pixels
 
@@ -135,7 +136,8 @@ def describe_fits(fits: Mapping[str, Fit], chosen: str) -> str:
 
 
 def _measure(convention: Convention, samples: Sequence[Sample]) -> Fit:
-    misfits, total, gaps, overlaps = 0, 0, [], [np.zeros(0)]
+    misfits, total, gaps = 0, 0, []
+    overlaps: list[NDArray[Any]] = [np.zeros(0)]
     for raw, record in samples:
         boxes = convention.to_corners(raw)
         width, height = image_size(record) or (np.inf, np.inf)

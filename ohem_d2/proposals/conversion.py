@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..utils.messages import name_some, other_form
 from .conventions import (
@@ -237,8 +238,8 @@ def _require_number(min_size: float) -> None:
 
 
 def clean_boxes(
-    boxes: np.ndarray, scores: np.ndarray, size: tuple[int, int] | None, min_size: float
-) -> tuple[np.ndarray, np.ndarray, Removed]:
+    boxes: NDArray[Any], scores: NDArray[Any], size: tuple[int, int] | None, min_size: float
+) -> tuple[NDArray[Any], NDArray[Any], Removed]:
     """Clip boxes to their image, keep the best scored one of equal boxes, drop small ones; the order stays.
 
     Args:
@@ -257,7 +258,7 @@ def clean_boxes(
     return boxes[unique & large], scores[unique & large], removed
 
 
-def _first_of_equals(boxes: np.ndarray) -> np.ndarray:
+def _first_of_equals(boxes: NDArray[Any]) -> NDArray[Any]:
     """(n,) bool, True for each box that no earlier one equals."""
     keys = np.ascontiguousarray(boxes + np.float32(0)).view(np.uint64)  # + 0: -0.0 and 0.0 are equal
     order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: the first of equals comes first

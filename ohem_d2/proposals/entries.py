@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..utils.messages import brief
 
@@ -26,7 +27,7 @@ def image_id_text(image_id: Any, where: str) -> str:
     return str(image_id)
 
 
-def sorted_entry(boxes: Any, scores: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+def sorted_entry(boxes: Any, scores: Any, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Check the boxes and scores of one image and sort them, highest score first, ties in the order they came.
 
     Args:
@@ -54,7 +55,7 @@ def sorted_entry(boxes: Any, scores: Any, where: str) -> tuple[np.ndarray, np.nd
     return boxes[order].astype(np.float32), scores[order].astype(np.float32)
 
 
-def check_stored(boxes: np.ndarray, scores: np.ndarray, where: str) -> None:
+def check_stored(boxes: NDArray[Any], scores: NDArray[Any], where: str) -> None:
     """Check what a file is trusted to hold already: finite, corners in order, scores descending.
 
     It takes some microseconds, so it is made on each access instead of on opening, when all boxes would have
@@ -70,12 +71,12 @@ def check_stored(boxes: np.ndarray, scores: np.ndarray, where: str) -> None:
         )
 
 
-def _finite(values: np.ndarray) -> bool:
+def _finite(values: NDArray[Any]) -> bool:
     """For values of which none is NaN: faster than ``isfinite``."""
     return bool(-np.inf < values.min() and values.max() < np.inf)
 
 
-def _numbers(values: Any, where: str) -> np.ndarray:
+def _numbers(values: Any, where: str) -> NDArray[Any]:
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "biuf" and array.size:
@@ -85,7 +86,7 @@ def _numbers(values: Any, where: str) -> np.ndarray:
         raise ValueError(f"{where}: boxes and scores must be numbers: {error}") from error
 
 
-def _require_finite(values: np.ndarray, what: str, where: str) -> None:
+def _require_finite(values: NDArray[Any], what: str, where: str) -> None:
     with np.errstate(over="ignore"):
         bad = ~np.isfinite(values.astype(np.float32)).all(axis=1)
     if bad.any():

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..utils.messages import name_some
@@ -30,7 +30,7 @@ __all__ = ["ProposalMethod", "Shard", "generate_proposals", "merge_proposals", "
 
 logger = logging.getLogger(__name__)
 
-Entry = tuple[np.ndarray, np.ndarray]
+Entry = tuple[NDArray[Any], NDArray[Any]]
 Records = Sequence[Mapping[str, Any]]
 T = TypeVar("T")
 
@@ -209,7 +209,7 @@ class _Parts:
 
     def write(self, entries: Iterable[Entry], done: int) -> None:
         """Write entries of the ids from ``done`` on as they come; after an error, those that had come."""
-        finished: list[tuple[str, np.ndarray, np.ndarray]] = []
+        finished: list[tuple[str, NDArray[Any], NDArray[Any]]] = []
         began = time.monotonic()
         try:
             for (boxes, scores), image_id in zip(entries, self.ids[done:], strict=True):
@@ -220,7 +220,7 @@ class _Parts:
             if finished:
                 self._flush(done, finished)
 
-    def _flush(self, done: int, finished: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> int:
+    def _flush(self, done: int, finished: Sequence[tuple[str, NDArray[Any], NDArray[Any]]]) -> int:
         with ProposalWriter(self.folder / f"{done:09}.safetensors", self.metadata) as writer:
             for entry in finished:
                 writer.add(*entry)

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["IdIndex"]
 
@@ -19,7 +21,9 @@ class IdIndex:
         rows: (n,) int64, the row that each hash belongs to.
     """
 
-    def __init__(self, text: np.ndarray, offsets: np.ndarray, hashes: np.ndarray, rows: np.ndarray) -> None:
+    def __init__(
+        self, text: NDArray[Any], offsets: NDArray[Any], hashes: NDArray[Any], rows: NDArray[Any]
+    ) -> None:
         self.text, self.offsets, self.hashes, self.rows = text, offsets, hashes, rows
         self._whole: bool | None = None
 
@@ -87,7 +91,7 @@ class IdIndex:
         return self.text[self.offsets[row] : self.offsets[row + 1]].tobytes()
 
 
-def offsets_fit(offsets: np.ndarray, total: int) -> bool:
+def offsets_fit(offsets: NDArray[Any], total: int) -> bool:
     """Whether offsets begin at 0, never fall and end at ``total``."""
     ends = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == total
     return bool(ends and (offsets[1:] >= offsets[:-1]).all())

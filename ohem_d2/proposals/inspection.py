@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .conversion import clean_boxes
 from .mapping import Proposals
@@ -44,13 +45,13 @@ class Inspection:
     """
 
     name: str
-    counts: np.ndarray
-    sizes: np.ndarray
+    counts: NDArray[Any]
+    sizes: NDArray[Any]
     duplicates: int
     empty: list[str]
     foreign: int = 0
-    objects: np.ndarray | None = None
-    overlaps: dict[int | None, np.ndarray] = field(default_factory=dict)
+    objects: NDArray[Any] | None = None
+    overlaps: dict[int | None, NDArray[Any]] = field(default_factory=dict)
 
     def recall(self, iou: float, limit: int | None = None, area: str = "all") -> float:
         """The part of the objects that one of the first ``limit`` boxes of their image covers by ``iou`` at least.
@@ -67,7 +68,7 @@ class Inspection:
     def num_objects(self, area: str = "all") -> int:
         return int(self._of_area(area).sum())
 
-    def _of_area(self, area: str) -> np.ndarray:
+    def _of_area(self, area: str) -> NDArray[Any]:
         assert self.objects is not None, "objects are known where a data set is given"
         least, below = AREAS[area]
         return (self.objects >= least) & (self.objects < below)
@@ -86,7 +87,8 @@ def inspect_proposals(
     """
     records = [{"image_id": image_id} for image_id in proposals] if dataset_dicts is None else dataset_dicts
     counts, sizes, duplicates, empty = [], np.zeros(len(SIZES) - 1, np.int64), 0, []
-    areas, overlaps = [np.zeros(0)], {limit: [np.zeros(0)] for limit in (*LIMITS, None)}
+    areas: list[NDArray[Any]] = [np.zeros(0)]
+    overlaps: dict[int | None, list[NDArray[Any]]] = {limit: [np.zeros(0)] for limit in (*LIMITS, None)}
     for record in records:
         image_id = str(record["image_id"])
         boxes, scores = proposals.get(image_id, (np.zeros((0, 4), np.float32), np.zeros(0, np.float32)))
@@ -152,13 +154,13 @@ def _recall_rows(inspections: Sequence[Inspection]) -> _Rows:
     return rows
 
 
-def _areas(boxes: np.ndarray) -> np.ndarray:
+def _areas(boxes: NDArray[Any]) -> NDArray[Any]:
     sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
-    areas: np.ndarray = sides.prod(axis=1)
+    areas: NDArray[Any] = sides.prod(axis=1)
     return areas
 
 
-def _spread(counts: np.ndarray) -> str:
+def _spread(counts: NDArray[Any]) -> str:
     return f"{counts.min()} / {np.median(counts):g} / {counts.max()}" if len(counts) else "-"
 
 

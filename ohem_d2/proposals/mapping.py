@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .entries import check_stored, image_id_text, sorted_entry
 from .index import IdIndex
@@ -11,7 +12,7 @@ from .index import IdIndex
 __all__ = ["Proposals"]
 
 
-class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
+class Proposals(Mapping[str, tuple[NDArray[Any], NDArray[Any]]]):
     """Image id (str) -> ``(boxes, scores)``: (n, 4) float32 XYXY_ABS and (n,) float32, highest score first.
 
     Equal scores keep the order they came in, so a file whose scores are all the same keeps its order. The
@@ -35,7 +36,8 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
                 score that is not finite, a box with x1 > x2 or y1 > y2. It names the source and the image.
         """
         ids: dict[str, None] = {}
-        boxes, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+        boxes: list[NDArray[Any]] = [np.zeros((0, 4), np.float32)]
+        scores: list[NDArray[Any]] = [np.zeros(0, np.float32)]
         for image_id, image_boxes, image_scores in entries:
             text = image_id_text(image_id, source)
             if text in ids:
@@ -51,9 +53,9 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
     @classmethod
     def from_arrays(
         cls,
-        boxes: np.ndarray,
-        scores: np.ndarray,
-        offsets: np.ndarray,
+        boxes: NDArray[Any],
+        scores: NDArray[Any],
+        offsets: NDArray[Any],
         index: IdIndex,
         source: str,
         metadata: Mapping[str, str],
@@ -70,9 +72,9 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
 
     def _fill(
         self,
-        boxes: np.ndarray,
-        scores: np.ndarray,
-        offsets: np.ndarray,
+        boxes: NDArray[Any],
+        scores: NDArray[Any],
+        offsets: NDArray[Any],
         index: IdIndex,
         source: str,
         metadata: Mapping[str, str] | None,
@@ -89,7 +91,7 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
         return len(self._scores)
 
     @property
-    def counts(self) -> np.ndarray:
+    def counts(self) -> NDArray[Any]:
         """(n,) int64, boxes of each image, in the order of the ids; no box is read for it."""
         return np.diff(self._offsets)
 
@@ -98,7 +100,7 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
         begin, end = self._span(image_id) or (0, 0)
         return end - begin
 
-    def __getitem__(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
         span = self._span(image_id)
         if span is None:
             raise KeyError(image_id)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.structures import BoxMode
+from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from .mapping import Proposals
@@ -15,7 +16,7 @@ from .mapping import Proposals
 __all__ = ["ProposalStatistics", "best_ious", "ground_truth_boxes", "proposal_recall", "summarize_proposals"]
 
 DatasetDicts = Sequence[Mapping[str, Any]]
-ProposalMap = Mapping[str, tuple[np.ndarray, np.ndarray]]
+ProposalMap = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def proposal_recall(
 
 
 def best_ious(
-    objects: np.ndarray, boxes: np.ndarray, limits: Sequence[int | None] = (None,)
-) -> list[np.ndarray]:
+    objects: NDArray[Any], boxes: NDArray[Any], limits: Sequence[int | None] = (None,)
+) -> list[NDArray[Any]]:
     """The best IoU of each object of an image with one of the first boxes.
 
     Args:
@@ -112,13 +113,13 @@ def _count(proposals: ProposalMap, image_id: str) -> int:
     return len(proposals[image_id][0]) if image_id in proposals else 0
 
 
-def _boxes(proposals: ProposalMap, record: Mapping[str, Any]) -> np.ndarray:
+def _boxes(proposals: ProposalMap, record: Mapping[str, Any]) -> NDArray[Any]:
     """The boxes of an image, (n, 4), best first."""
     entry = proposals.get(str(record["image_id"]))
     return np.zeros((0, 4), np.float32) if entry is None else entry[0]
 
 
-def ground_truth_boxes(record: Mapping[str, Any]) -> np.ndarray:
+def ground_truth_boxes(record: Mapping[str, Any]) -> NDArray[Any]:
     """The boxes of an image, (g, 4) float64 XYXY_ABS, without crowds."""
     by_mode: dict[BoxMode, list[Any]] = {}
     for annotation in record.get("annotations", ()):
@@ -131,7 +132,7 @@ def ground_truth_boxes(record: Mapping[str, Any]) -> np.ndarray:
     return np.concatenate(converted) if converted else np.zeros((0, 4))
 
 
-def _count_outside(record: Mapping[str, Any], boxes: np.ndarray) -> int:
+def _count_outside(record: Mapping[str, Any], boxes: NDArray[Any]) -> int:
     """How many boxes clipping to the image would leave without area because they lie beside it."""
     width, height = record.get("width", math.inf), record.get("height", math.inf)
     x1, y1, x2, y2 = boxes.T

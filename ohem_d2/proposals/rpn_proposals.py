@@ -5,12 +5,12 @@ import logging
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
+from numpy.typing import NDArray
 
 from ..utils.checkpoint import CheckedCheckpointer
 
@@ -63,7 +63,7 @@ class RPNProposals:
 
     def __call__(
         self, records: Sequence[Mapping[str, Any]]
-    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+    ) -> Generator[tuple[NDArray[Any], NDArray[Any]], None, None]:
         mapper = DatasetMapper(self._cfg, is_train=False)
         loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=self._workers)
         logger.info("Region proposals of %d images, on %s", len(records), self._cfg.MODEL.DEVICE)
@@ -74,7 +74,7 @@ class RPNProposals:
             raise type(error)(str(error).strip().splitlines()[-1]) from None
 
     @torch.no_grad()
-    def _propose(self, inputs: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    def _propose(self, inputs: list[dict[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
         """One image at a time: in a batch the padding, and so the boxes, would depend on the other images."""
         proposals = self._model(inputs)[0]["proposals"]
         return proposals.proposal_boxes.tensor.cpu().numpy(), proposals.objectness_logits.cpu().numpy()

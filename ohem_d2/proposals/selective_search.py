@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .generation import unique_images
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 
 def selective_search(
-    image_bgr: np.ndarray, mode: str = "fast", scale: float = 1.0, min_size: float = _MIN_SIZE
-) -> np.ndarray:
+    image_bgr: NDArray[Any], mode: str = "fast", scale: float = 1.0, min_size: float = _MIN_SIZE
+) -> NDArray[Any]:
     """Search one image for boxes that may hold an object.
 
     Args:
@@ -75,7 +76,7 @@ def generate_selective_search(
     mode: str = "fast",
     scale: float = 1.0,
     progress: bool = True,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     """Search every image of a data set, in parallel processes.
 
     Args:
@@ -130,7 +131,7 @@ class SelectiveSearch:
 
     def __call__(
         self, records: Sequence[Mapping[str, Any]]
-    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+    ) -> Generator[tuple[NDArray[Any], NDArray[Any]], None, None]:
         files = [record["file_name"] for record in records]
         workers = min(self.workers or _num_cores(), len(files))
         message = "Selective Search (%s, scale %g): %d images, %d processes"
@@ -141,13 +142,13 @@ class SelectiveSearch:
                 yield boxes, _descending(len(boxes))
 
 
-def _descending(num: int) -> np.ndarray:
+def _descending(num: int) -> NDArray[Any]:
     return -np.arange(num, dtype=np.float32)
 
 
 def _map(
-    search: Callable[[str], np.ndarray], files: list[str], workers: int
-) -> Generator[np.ndarray, None, None]:
+    search: Callable[[str], NDArray[Any]], files: list[str], workers: int
+) -> Generator[NDArray[Any], None, None]:
     """Results in the order of ``files``. On an error or Ctrl-C what has not begun is dropped."""
     if workers <= 1:
         yield from map(search, files)
@@ -168,11 +169,11 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)  # the processes use all cores already
 
 
-def _search_file(file_name: str, mode: str, scale: float) -> np.ndarray:
+def _search_file(file_name: str, mode: str, scale: float) -> NDArray[Any]:
     return selective_search(_read_image(file_name), mode, scale)
 
 
-def _read_image(file_name: str) -> np.ndarray:
+def _read_image(file_name: str) -> NDArray[Any]:
     """(H, W, 3) uint8 BGR, turned as its EXIF orientation says, as Detectron2 does."""
     import cv2
 
@@ -184,7 +185,7 @@ def _read_image(file_name: str) -> np.ndarray:
     return image
 
 
-def _resize(image: np.ndarray, scale: float) -> np.ndarray:
+def _resize(image: NDArray[Any], scale: float) -> NDArray[Any]:
     import cv2
 
     if scale == 1:
@@ -194,7 +195,7 @@ def _resize(image: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=interpolation)
 
 
-def _search(image: np.ndarray, mode: str) -> np.ndarray:
+def _search(image: NDArray[Any], mode: str) -> NDArray[Any]:
     """(n, 4) int XYXY boxes of ``image``, distinct, in a fixed order."""
     searcher = _segmentation_module().createSelectiveSearchSegmentation()
     searcher.setBaseImage(image)
@@ -202,7 +203,7 @@ def _search(image: np.ndarray, mode: str) -> np.ndarray:
         searcher.switchToSelectiveSearchFast()
     else:
         searcher.switchToSelectiveSearchQuality()
-    boxes = np.asarray(searcher.process(), dtype=np.int64).reshape(-1, 4)
+    boxes: NDArray[Any] = np.asarray(searcher.process(), dtype=np.int64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     boxes = np.unique(boxes, axis=0)  # sorted, whatever the order was
     # RandomState, since numpy promises that its numbers never change.

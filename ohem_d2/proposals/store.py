@@ -33,6 +33,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from ..utils.files import atomic_file
@@ -163,7 +164,7 @@ class ProposalWriter:
 
 def write_proposals(
     path: str | Path,
-    proposals: Mapping[Any, tuple[np.ndarray, np.ndarray]],
+    proposals: Mapping[Any, tuple[NDArray[Any], NDArray[Any]]],
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a store, all or nothing: an older file stays until the new one is whole and on the disk.
@@ -231,7 +232,7 @@ def _check_lengths(path: str, lengths: Mapping[str, int]) -> None:
         raise ValueError(f"{path}: the tables of images and ids differ in length: {dict(lengths)}")
 
 
-def _views(content: mmap.mmap, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _views(content: mmap.mmap, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
     arrays, begin = {}, 8 + struct.unpack("<Q", content[:8])[0]
     for name, shape in shapes.items():
         dtype = DTYPES[TENSORS[name][0]]

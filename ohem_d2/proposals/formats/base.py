@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["Budget", "Entry", "Format", "RawProposals", "equal_scores", "require_extra"]
 
@@ -64,7 +65,7 @@ class Budget:
             )
 
 
-def equal_scores(boxes: Any) -> np.ndarray:
+def equal_scores(boxes: Any) -> NDArray[Any]:
     """Zeros for each of (n, 4) boxes, from a format without scores; none for what has another shape."""
     shape = np.shape(boxes)
     return np.zeros(shape[0] if len(shape) == 2 and shape[1] == 4 else 0)

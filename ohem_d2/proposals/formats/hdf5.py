@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .base import Budget, require_extra
 
 __all__ = ["read_mat73"]
 
-Value = np.ndarray | str | list[Any]
+Value = NDArray[Any] | str | list[Any]
 
 
 def read_mat73(path: Path, names: Collection[str]) -> dict[str, Value]:
@@ -64,8 +65,8 @@ def _leaf(dataset: Any, budget: Budget, name: str) -> Value:
     if "MATLAB_empty" in dataset.attrs:  # it stores the shape instead of values
         return np.zeros((0, 0))
     budget.spend(dataset.size * dataset.dtype.itemsize, name)
-    values: np.ndarray = np.asarray(dataset[()])
+    values: NDArray[Any] = np.asarray(dataset[()])
     if dataset.attrs.get("MATLAB_class") == b"char":
         return values.astype("<u2").tobytes().decode("utf-16-le")
-    matrix: np.ndarray = values.T
+    matrix: NDArray[Any] = values.T
     return matrix

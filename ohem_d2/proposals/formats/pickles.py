@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
+from numpy.typing import NDArray
 
 from ...utils.files import atomic_file
 from ...utils.messages import brief
@@ -57,7 +58,7 @@ def read_mmdetection(path: Path, ids: Sequence[Any]) -> RawProposals:
     return RawProposals(_bounded(((i, *row) for i, row in zip(ids, rows)), path), "xyxy0", "mmdetection")
 
 
-def split_scores(array: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+def split_scores(array: Any, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """(n, 5) as boxes and scores; (n, 4) as boxes and zeros.
 
     Raises:
@@ -72,7 +73,7 @@ def split_scores(array: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     return array[:, :4], array[:, 4] if array.shape[1] == 5 else np.zeros(len(array))
 
 
-def write_detectron2(path: Path, proposals: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def write_detectron2(path: Path, proposals: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> None:
     """Write Detectron2's format, all or nothing. Its loader compares ids as strings, so strings they stay.
 
     Args:
@@ -115,7 +116,7 @@ def _bounded(entries: Iterator[Entry], path: Path) -> Iterator[Entry]:
         yield image_id, boxes, scores
 
 
-def _plain_array(values: Any) -> np.ndarray:
+def _plain_array(values: Any) -> NDArray[Any]:
     """An array as it is, a list of numbers or of such lists as an array; of anything deeper, an object."""
     if isinstance(values, np.ndarray):
         return values
@@ -136,7 +137,7 @@ def _plain_array(values: Any) -> np.ndarray:
         return np.array(None)
 
 
-def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
+def _reconstruct(kind: Any, shape: Any, code: Any) -> NDArray[Any]:
     """Stands for numpy's, which would allocate any shape; what numpy writes is empty and filled later."""
     if kind is not _NDARRAY or shape != (0,):
         raise pickle.UnpicklingError(f"an array of shape {brief(shape)} is not admitted here")
