@@ -64,7 +64,7 @@ def test_an_area_on_the_border_belongs_to_the_larger_class():
 
 def test_images_boxes_sizes_duplicates_and_strangers_are_counted(inspection):
     assert inspection.counts.tolist() == [101, 0, 1] and inspection.empty == ["b"]
-    assert (inspection.duplicates, inspection.foreign) == (99, 1)
+    assert (inspection.duplicates, inspection.num_unknown) == (99, 1)
     # roots of the areas: 7.1 a hundred times, 8.5 once: below 16; 100 once: 96 to 128
     assert dict(zip(SIZES, inspection.sizes.tolist())) == {
         0: 101,
