@@ -138,7 +138,7 @@ class LazyTrainer(BaseTrainer):
 
     @classmethod
     def build_trained_model(cls, cfg: DictConfig, resume: bool) -> nn.Module:
-        """The model with the last checkpoint, if `resume` and there is one; else ``train.init_checkpoint``."""
+        """The model with the last checkpoint, if `resume` and there is one; else with the initial one."""
         model = cls.build_model(cfg)
         checkpointer = CheckedCheckpointer(model, save_dir=cfg.train.output_dir)
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
