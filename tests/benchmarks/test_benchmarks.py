@@ -164,7 +164,7 @@ def test_all_loaders_read_the_same_boxes_within_their_images(load_script, tmp_pa
         assert (boxes[:, 2:] >= boxes[:, :2] + 1).all()
 
 
-def test_mining_with_a_step_undone_selects_the_same_and_waits_more(run):
+def test_mining_with_a_step_undone_selects_the_same_and_synchronises_more(run):
     undone = ("as it is", "Detectron2's matcher", "Detectron2's pooler", "256 RoIs at a time")
     results = run("bm_mining", *TINY, "--steps", *undone)
     syncs = {name: of_step["syncs"] for name, of_step in results["steps"].items()}
