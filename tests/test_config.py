@@ -41,7 +41,7 @@ def source():
 
 @pytest.mark.parametrize("key", added_keys())
 def test_every_key_is_read_and_explained(key):
-    """A key of a section with options is a field of its options that code reads by its name; any other is read from cfg."""
+    """Keys of a section with options are fields that code reads by name; others are read from the config."""
     section, name = key.rsplit(".", 1)
     code = {f: text for f, text in source().items() if f.name != "config.py" or "engine" in str(f)}
     own = section in OPTIONS and name.lower() in {f.name for f in fields(OPTIONS[section])}
