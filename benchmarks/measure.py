@@ -151,8 +151,9 @@ class OperationCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def _synchronises(self, name, args, kwargs) -> bool:
-        is_fill = len(args) > 2 and args[2].numel() == 1  # of a scalar: needs no indices of the mask
-        if name in _INDEXING and not is_fill:
+        if name in _INDEXING:
+            if len(args) > 2 and args[2].numel() == 1:  # a scalar is filled in by the mask itself
+                return False
             return any(index is not None and index.dtype == torch.bool for index in args[1])
         if name == "aten::lift_fresh":  # a tensor from Python numbers, which is copied to the device
             return args[0].dim() > 0
