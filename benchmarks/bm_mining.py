@@ -37,7 +37,12 @@ UNDONE: dict[str, tuple] = {
     "as it is": ({}, {}),
     "Detectron2's matcher": ({CANDIDATES + "_labels": lambda matcher, ious, best: matcher(ious)[1]}, {}),
     "Detectron2's pooler": (
-        {CANDIDATES + "pool_rois": lambda p, features, boxes, share: (p(features, boxes), None)},
+        {
+            "ohem_d2.modeling.box_forward.pool_rois": lambda p, features, boxes, share: (
+                p(features, boxes),
+                None,
+            )
+        },
         {},
     ),
     "NMS of all images at once": ({SUPPRESSION + "_group_by_group": suppression._all_at_once}, {}),

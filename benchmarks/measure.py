@@ -41,8 +41,7 @@ _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_")
 STAGES = {
     "label": ("ohem_d2.modeling.mixin", "label_candidates"),
     "read-only pass": ("ohem_d2.modeling.mixin", "candidate_losses"),
-    "select": ("ohem_d2.modeling.mixin", "rank_hard_rois"),
-    "statistics": ("ohem_d2.modeling.mixin", "read_mining_statistics"),
+    "select, statistics": ("ohem_d2.modeling.mixin", "mine_candidates"),
 }
 
 

@@ -1,26 +1,46 @@
-"""Every config key of ohem_d2, its meaning and its check."""
+"""Every config key of ohem_d2, its meaning and its check.
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+A section of the config is a dataclass, a key of it is a field of the same name in small letters, and the comment
+above the field explains it. Whatever reads keys makes the options of their section, which checks them. Paths, and
+names that a registry knows, are checked where they are looked up.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 from detectron2.config import CfgNode as CN
+
+from .utils.options import Options
 
 BUDGETS = ("image", "batch")
 RANKINGS = ("cls+box", "cls", "box")
 READONLY_DTYPES = ("auto", "float32", "float16", "bfloat16")
-VOTERS = ("all", "last")
+
+
+class _MiningOptions(Options):
+    """What is under ``MODEL.OHEM``: one wrong key there is an error for whoever reads any of them."""
+
+    @classmethod
+    def from_config(cls, cfg):
+        """Read and check the section, and that nothing is set which would be silently ignored."""
+        if "OHEM" in cfg.MODEL.ROI_HEADS:
+            raise KeyError(
+                "MODEL.ROI_HEADS.OHEM does nothing; set MODEL.ROI_HEADS.NAME to OHEMROIHeads, keys in MODEL.OHEM"
+            )
+        for options in (OHEMOptions, OHEMRPNOptions, OHEMRetinaNetOptions):
+            options.check_keys(cfg)
+        return super().from_config(cfg)
 
 
 @dataclass(frozen=True)
-class OHEMOptions:
-    """How RoIs are mined; each field is the key of the same name under ``MODEL.OHEM``.
+class OHEMOptions(_MiningOptions):
+    """How RoIs are mined.
 
-    The budget of one image keeps its Detectron2 key:
-    b = B / N is ``MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE``.
-
-    Raises:
-        ValueError: a value out of its range; names the key, the value and the valid choices.
+    The budget of one image keeps its Detectron2 key: b = B / N is ``MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE``.
     """
+
+    section: ClassVar[str] = "MODEL.OHEM"
+    subsections: ClassVar[tuple[str, ...]] = ("RPN", "RETINANET")
 
     # None: on exactly where MODEL.ROI_HEADS.NAME names heads that mine. True: as None, and an error for heads
     # that cannot mine. False: such heads sample as their Detectron2 parents do.
@@ -46,34 +66,16 @@ class OHEMOptions:
     naive: bool = False
 
     def __post_init__(self) -> None:
-        _require(0 <= self.nms_thresh <= 1, "NMS_THRESH", self.nms_thresh, "a number in [0, 1]")
-        for key, choices in (("budget", BUDGETS), ("rank_by", RANKINGS), ("readonly_dtype", READONLY_DTYPES)):
-            value = getattr(self, key)
-            _require(value in choices, key.upper(), value, "one of " + ", ".join(map(repr, choices)))
-        _require(self.readonly_chunk >= 0, "READONLY_CHUNK", self.readonly_chunk, "an integer >= 0")
-
-    @classmethod
-    def from_config(cls, cfg: CN) -> "OHEMOptions":
-        """Read ``cfg.MODEL.OHEM``.
-
-        Raises:
-            KeyError: no such section, an unknown key in it, or ``MODEL.ROI_HEADS.OHEM``.
-            ValueError: see the class.
-        """
-        check_keys(cfg)
-        return cls(**{f.name: cfg.MODEL.OHEM[f.name.upper()] for f in fields(cls)})
+        self.require_fraction("nms_thresh")
+        self.require_one_of("budget", BUDGETS)
+        self.require_one_of("rank_by", RANKINGS)
+        self.require_one_of("readonly_dtype", READONLY_DTYPES)
+        self.require_at_least(0, "readonly_chunk")
 
 
 @dataclass(frozen=True)
-class AnchorOHEMOptions:
-    """How the anchors of a dense detector are mined; each field is the key of the same name in its section.
-
-    Raises:
-        ValueError: a value out of its range; names the key, the value and the valid choices.
-    """
-
-    # The section of these keys under MODEL.OHEM.
-    section: ClassVar[str]
+class AnchorOHEMOptions(_MiningOptions):
+    """How the anchors of a dense detector are mined."""
 
     # None: on exactly where the model that the config names mines anchors. True: as None, and an error for
     # one that cannot. False: such a model trains as its Detectron2 parent does.
@@ -87,43 +89,141 @@ class AnchorOHEMOptions:
     pre_nms_topk: int = 6000
 
     def __post_init__(self) -> None:
-        budget, topk, name = self.batch_size_per_image, self.pre_nms_topk, self.section
-        _require(0 <= self.nms_thresh <= 1, f"{name}.NMS_THRESH", self.nms_thresh, "a number in [0, 1]")
-        _require(budget >= 1, f"{name}.BATCH_SIZE_PER_IMAGE", budget, "an integer >= 1")
+        self.require_fraction("nms_thresh")
+        self.require_at_least(1, "batch_size_per_image")
+        budget = self.batch_size_per_image
         valid = f"an integer >= BATCH_SIZE_PER_IMAGE, which is {budget}"
-        _require(topk >= budget, f"{name}.PRE_NMS_TOPK", topk, valid)
-
-    @classmethod
-    def from_config(cls, cfg: CN) -> "AnchorOHEMOptions":
-        """Read the section of this class under ``cfg.MODEL.OHEM``; raises as `OHEMOptions.from_config`."""
-        check_keys(cfg)
-        return cls(**{f.name: cfg.MODEL.OHEM[cls.section][f.name.upper()] for f in fields(cls)})
+        self.require(self.pre_nms_topk >= budget, "pre_nms_topk", valid)
 
 
 @dataclass(frozen=True)
 class OHEMRPNOptions(AnchorOHEMOptions):
-    """``MODEL.OHEM.RPN``: how the anchors of a region proposal network are mined."""
+    """How the anchors of a region proposal network are mined."""
 
-    section: ClassVar[str] = "RPN"
+    section: ClassVar[str] = "MODEL.OHEM.RPN"
 
 
 @dataclass(frozen=True)
 class OHEMRetinaNetOptions(AnchorOHEMOptions):
-    """``MODEL.OHEM.RETINANET``: how the anchors of a RetinaNet are mined."""
+    """How the anchors of a RetinaNet are mined."""
 
-    section: ClassVar[str] = "RETINANET"
+    section: ClassVar[str] = "MODEL.OHEM.RETINANET"
 
 
 @dataclass(frozen=True)
-class BoxVotingOptions:
-    """``TEST.BOX_VOTING``: iterative box regression and voting (Gidaris and Komodakis, ICCV 2015).
+class TorchvisionOptions(Options):
+    """The backbones ``TorchvisionBackbone`` and ``build_torchvision_fpn_backbone`` (it reads ``MODEL.FPN`` too)."""
 
-    Raises:
-        ValueError: a value out of its range; names the key, the value and the valid choices.
-    """
+    section: ClassVar[str] = "MODEL.TORCHVISION"
+
+    # A classification network of torchvision.models.
+    name: str = "resnet50"
+    # Its modules or graph nodes whose outputs are the features, in the order in which they run.
+    layers: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4")
+    # Stride of each of them in pixels, a power of two.
+    strides: tuple[int, ...] = (4, 8, 16, 32)
+    # Modules and parameters that are not trained, with all below them. MODEL.BACKBONE.FREEZE_AT is not read.
+    freeze: tuple[str, ...] = ()
+    # "FrozenBN": batch normalisation by the statistics of the checkpoint. "BN": by those of the batch.
+    norm: str = "FrozenBN"
+
+    def __post_init__(self) -> None:
+        self.require_one_of("norm", ("BN", "FrozenBN"))
+        valid = f"one stride for each of LAYERS {tuple(self.layers)}"
+        self.require(len(self.strides) == len(self.layers), "strides", valid)
+
+
+@dataclass(frozen=True)
+class DatasetOptions(Options):
+    """Data sets and their proposals."""
+
+    section: ClassVar[str] = "DATASETS"
+    is_own: ClassVar[bool] = False
+
+    # YAML catalogues of data sets to register (see datasets/README.md); paths relative to the working folder.
+    catalog: tuple[str, ...] = ()
+    # Training images that their proposal file lacks: "error" names some of them and stops; "ground_truth" trains on
+    # their annotated boxes alone. In testing it is always an error.
+    proposals_missing: str = "error"
+    # Objects that VOC marks as difficult, in training sets of VOC layout: "keep" (Detectron2) or "drop" (the authors).
+    # Evaluation is not affected.
+    voc_difficult: str = "keep"
+
+    def __post_init__(self) -> None:
+        self.require_one_of("proposals_missing", ("error", "ground_truth"))
+        self.require_one_of("voc_difficult", ("keep", "drop"))
+
+
+@dataclass(frozen=True)
+class SolverOptions(Options):
+    """The solver."""
+
+    section: ClassVar[str] = "SOLVER"
+    is_own: ClassVar[bool] = False
+
+    # Batches of SOLVER.IMS_PER_BATCH images whose mean gradient makes one iteration, >= 1.
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        self.require_at_least(1, "accumulate")
+
+
+@dataclass(frozen=True)
+class TestOptions(Options):
+    """Evaluation."""
+
+    section: ClassVar[str] = "TEST"
+    is_own: ClassVar[bool] = False
+    __test__: ClassVar[bool] = False  # no test class for pytest
+
+    # Evaluators of a test set: any of "voc07" (AP at 11 recalls), "voc12" (area) and "coco"; empty: by the data set.
+    evaluators: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = ("voc07", "voc12", "coco")
+        self.require(
+            set(self.evaluators) <= set(known), "evaluators", "any of " + ", ".join(map(repr, known))
+        )
+
+
+@dataclass(frozen=True)
+class RoILossOptions(Options):
+    """Mean loss over all candidate RoIs of some training images, of any R-CNN, mined or not (the paper, figure 3)."""
+
+    section: ClassVar[str] = "TEST.ROI_LOSS"
+
+    # Iterations between two measurements; the last iteration is always measured. 0: never.
+    period: int = 0
+    # The first images of the first training set, without augmentation.
+    num_images: int = 64
+
+    def __post_init__(self) -> None:
+        self.require_at_least(0, "period")
+        self.require_at_least(1, "num_images")
+
+
+@dataclass(frozen=True)
+class AugOptions(Options):
+    """Testing at many scales."""
+
+    section: ClassVar[str] = "TEST.AUG"
+    is_own: ClassVar[bool] = False
+
+    # How the scales of TEST.AUG are combined. "detections": all detections are merged, as in Detectron2.
+    # "proposals": scores and boxes of each proposal are averaged over the scales.
+    combine: str = "detections"
+
+    def __post_init__(self) -> None:
+        self.require_one_of("combine", ("detections", "proposals"))
+
+
+@dataclass(frozen=True)
+class BoxVotingOptions(Options):
+    """Iterative box regression and voting (Gidaris and Komodakis, ICCV 2015): the paper's +B."""
 
     section: ClassVar[str] = "TEST.BOX_VOTING"
 
+    # Whether boxes are regressed in rounds and vote.
     enabled: bool = False
     # Passes through the head, >= 1: the first takes the proposals, each other one the boxes that the one
     # before made of them, one per RoI: that of its best class.
@@ -137,127 +237,49 @@ class BoxVotingOptions:
     voters: str = "all"
 
     def __post_init__(self) -> None:
-        name = self.section
-        _require(self.rounds >= 1, "ROUNDS", self.rounds, "an integer >= 1", name)
-        for key in ("nms_thresh", "vote_thresh"):
-            value = getattr(self, key)
-            _require(0 <= value <= 1, key.upper(), value, "a number in [0, 1]", name)
-        _require(self.voters in VOTERS, "VOTERS", self.voters, "one of " + ", ".join(map(repr, VOTERS)), name)
-
-    @classmethod
-    def from_config(cls, cfg: CN) -> "BoxVotingOptions":
-        """Read ``cfg.TEST.BOX_VOTING``; KeyError for an unknown key in it."""
-        return _read_section(cls, cfg.TEST.BOX_VOTING)
+        self.require_at_least(1, "rounds")
+        self.require_fraction("nms_thresh")
+        self.require_fraction("vote_thresh")
+        self.require_one_of("voters", ("all", "last"))
 
 
 @dataclass(frozen=True)
-class SoftNMSOptions:
-    """``TEST.SOFT_NMS``: Gaussian soft-NMS (Bodla et al., ICCV 2017) in place of NMS.
-
-    Raises:
-        ValueError: a value out of its range; names the key, the value and the valid choices.
-    """
+class SoftNMSOptions(Options):
+    """Gaussian soft-NMS (Bodla et al., ICCV 2017) in place of NMS, with voting and scales as without."""
 
     section: ClassVar[str] = "TEST.SOFT_NMS"
 
+    # Whether scores of overlapping boxes are lowered instead of the boxes dropped.
     enabled: bool = False
-    # The score of a box that overlaps a better one of its class by IoU o is multiplied by exp(-o^2 / SIGMA).
+    # The score of a box that overlaps a better one of its class by IoU o is multiplied by exp(-o^2 / SIGMA); > 0.
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
-        _require(self.sigma > 0, "SIGMA", self.sigma, "a number > 0", self.section)
+        self.require(self.sigma > 0, "sigma", "a number > 0")
 
-    @classmethod
-    def from_config(cls, cfg: CN) -> "SoftNMSOptions":
-        """Read ``cfg.TEST.SOFT_NMS``; KeyError for an unknown key in it."""
-        return _read_section(cls, cfg.TEST.SOFT_NMS)
+
+SECTIONS: tuple[type[Options], ...] = (
+    OHEMOptions,
+    OHEMRPNOptions,
+    OHEMRetinaNetOptions,
+    TorchvisionOptions,
+    DatasetOptions,
+    SolverOptions,
+    TestOptions,
+    RoILossOptions,
+    AugOptions,
+    BoxVotingOptions,
+    SoftNMSOptions,
+)
 
 
 def add_ohem_config(cfg: CN) -> None:
     """Add the keys of this project, with their defaults, to a Detectron2 config (in place)."""
-    cfg.MODEL.OHEM = CN(_defaults(OHEMOptions))
-    for options in (OHEMRPNOptions, OHEMRetinaNetOptions):
-        cfg.MODEL.OHEM[options.section] = CN(_defaults(options))
-
-    # The backbones "TorchvisionBackbone" and "build_torchvision_fpn_backbone" (which reads MODEL.FPN as well).
-    cfg.MODEL.TORCHVISION = CN()
-    # A classification network of torchvision.models.
-    cfg.MODEL.TORCHVISION.NAME = "resnet50"
-    # Its modules or graph nodes whose outputs are the features, in the order in which they run.
-    cfg.MODEL.TORCHVISION.LAYERS = ("layer1", "layer2", "layer3", "layer4")
-    # Stride of each of them in pixels, a power of two.
-    cfg.MODEL.TORCHVISION.STRIDES = (4, 8, 16, 32)
-    # Modules and parameters that are not trained, with all below them. MODEL.BACKBONE.FREEZE_AT is not read.
-    cfg.MODEL.TORCHVISION.FREEZE = ()
-    # "FrozenBN": batch normalisation by the statistics of the checkpoint. "BN": by those of the batch.
-    cfg.MODEL.TORCHVISION.NORM = "FrozenBN"
-
-    # YAML catalogues of data sets to register (see datasets/README.md); paths relative to the working folder.
-    cfg.DATASETS.CATALOG = ()
-    # Training images that their proposal file lacks: "error" names some of them and stops; "ground_truth" trains on
-    # their annotated boxes alone. In testing it is always an error.
-    cfg.DATASETS.PROPOSALS_MISSING = "error"
-    # Objects that VOC marks as difficult, in training sets of VOC layout: "keep" (Detectron2) or "drop" (the authors).
-    # Evaluation is not affected.
-    cfg.DATASETS.VOC_DIFFICULT = "keep"
-
-    # Batches of SOLVER.IMS_PER_BATCH images whose mean gradient makes one iteration, >= 1.
-    cfg.SOLVER.ACCUMULATE = 1
-
-    # Mean loss over all candidate RoIs of some training images, of any R-CNN, mined or not (the paper, figure 3).
-    cfg.TEST.ROI_LOSS = CN()
-    # Iterations between two measurements; the last iteration is always measured. 0: never.
-    cfg.TEST.ROI_LOSS.PERIOD = 0
-    # The first images of the first training set, without augmentation.
-    cfg.TEST.ROI_LOSS.NUM_IMAGES = 64
-
-    # Evaluators of a test set: any of "voc07" (AP at 11 recalls), "voc12" (area) and "coco"; empty: by the data set.
-    cfg.TEST.EVALUATORS = ()
-
-    # How multi-scale testing (TEST.AUG) combines its scales. "detections": all detections are merged, as in
-    # Detectron2. "proposals": scores and boxes of each proposal are averaged (the paper).
-    cfg.TEST.AUG.COMBINE = "detections"
-    cfg.TEST.BOX_VOTING = CN(_defaults(BoxVotingOptions))
-    cfg.TEST.SOFT_NMS = CN(_defaults(SoftNMSOptions))
+    for options in SECTIONS:
+        options.add_to(cfg)
 
 
-def check_keys(cfg: CN) -> None:
-    """Refuse keys that would be silently ignored.
-
-    Raises:
-        KeyError: an unknown key under ``MODEL.OHEM``, the section missing, or ``MODEL.ROI_HEADS.OHEM``.
-    """
-    if "OHEM" in cfg.MODEL.ROI_HEADS:
-        raise KeyError(
-            "MODEL.ROI_HEADS.OHEM does nothing; set MODEL.ROI_HEADS.NAME to OHEMROIHeads, keys in MODEL.OHEM"
-        )
-    if "OHEM" not in cfg.MODEL:
-        raise KeyError(
-            "the config has no section MODEL.OHEM; call ohem_d2.add_ohem_config(cfg) before reading files into it"
-        )
-    sections = {o.section: _defaults(o) for o in (OHEMRPNOptions, OHEMRetinaNetOptions)}
-    _check_section("MODEL.OHEM", cfg.MODEL.OHEM, {**_defaults(OHEMOptions), **sections})
-    for name, known in sections.items():
-        _check_section(f"MODEL.OHEM.{name}", cfg.MODEL.OHEM[name], known)
-
-
-def _check_section(name: str, node: Any, known: dict[str, Any]) -> None:
-    if not isinstance(node, CN):
-        raise KeyError(f"{name} is {node!r}; valid: a section with the keys {', '.join(known)}")
-    unknown = sorted(set(node) - set(known))
-    if unknown:
-        raise KeyError(f"unknown key {name}.{unknown[0]}; valid: {', '.join(known)}")
-
-
-def _read_section(options: type, node: Any) -> Any:
-    _check_section(options.section, node, _defaults(options))
-    return options(**{f.name: node[f.name.upper()] for f in fields(options)})
-
-
-def _defaults(options: type) -> dict[str, Any]:
-    return {f.name.upper(): f.default for f in fields(options)}
-
-
-def _require(ok: bool, key: str, value: Any, valid: str, section: str = "MODEL.OHEM") -> None:
-    if not ok:
-        raise ValueError(f"{section}.{key} is {value!r}; valid: {valid}")
+def check_values(cfg: CN) -> None:
+    """Raise KeyError or ValueError, naming the key and the valid choices, if any key of this project is wrong."""
+    for options in SECTIONS:
+        options.from_config(cfg)

@@ -12,6 +12,7 @@ ALLOWED = {
     "utils": set(),
     "mining": set(),
     "proposals": {"utils", "version"},  # a file records the version
+    "config": {"utils"},
     "data": {"config", "proposals", "utils"},
     "modeling": {"config", "mining", "utils"},
     "evaluation": {"config", "data", "modeling", "utils"},

@@ -1,3 +1,4 @@
+import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -6,17 +7,10 @@ import pytest
 from detectron2.config import get_cfg
 
 from ohem_d2 import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
-from ohem_d2.config import BoxVotingOptions, SoftNMSOptions
+from ohem_d2.config import SECTIONS, TorchvisionOptions, check_values
 from ohem_d2.engine import load_config
 
 ROOT = Path(__file__).parent.parent
-OPTIONS = {
-    "MODEL.OHEM": OHEMOptions,
-    "MODEL.OHEM.RPN": OHEMRPNOptions,
-    "MODEL.OHEM.RETINANET": OHEMRetinaNetOptions,
-    "TEST.BOX_VOTING": BoxVotingOptions,
-    "TEST.SOFT_NMS": SoftNMSOptions,
-}
 
 
 def cfg_with(*opts):
@@ -31,27 +25,51 @@ def leaves(node, prefix=()):
         yield from leaves(value, (*prefix, key)) if hasattr(value, "items") else [(*prefix, key)]
 
 
-def added_keys():
-    return sorted(".".join(k) for k in set(leaves(cfg_with())) - set(leaves(get_cfg())))
+def test_all_keys_are_those_of_the_sections():
+    added = {".".join(k) for k in set(leaves(cfg_with())) - set(leaves(get_cfg()))}
+    assert added == {f"{options.section}.{key}" for options in SECTIONS for key in options.defaults()}
 
 
-def source():
-    return {f: f.read_text() for f in (ROOT / "ohem_d2").rglob("*.py")}
+FIELDS = [(options, f.name) for options in SECTIONS for f in fields(options)]
 
 
-@pytest.mark.parametrize("key", added_keys())
-def test_every_key_is_read_and_explained(key):
-    """Keys of a section with options are fields that code reads by name; others are read from the config."""
-    section, name = key.rsplit(".", 1)
-    code = {f: text for f, text in source().items() if f.name != "config.py" or "engine" in str(f)}
-    own = section in OPTIONS and name.lower() in {f.name for f in fields(OPTIONS[section])}
-    pattern = (
-        rf"(ohem|options|self|voting|soft_nms)\.{name.lower()}\b"
-        if own
-        else rf"\.{re.escape(key.split('.', 1)[1])}\b"
-    )
-    assert any(re.search(pattern, text) for text in code.values()), f"nothing reads {key}"
-    assert f"`{key}`" in (ROOT / "README.md").read_text(), f"README does not explain {key}"
+@pytest.mark.parametrize("options, name", FIELDS, ids=lambda x: getattr(x, "__name__", x))
+def test_every_key_is_read_and_explained(options, name):
+    others = [f.read_text() for f in (ROOT / "ohem_d2").rglob("*.py") if f != ROOT / "ohem_d2/config.py"]
+    of_options = rf"(ohem|options|self|voting|soft_nms|TORCHVISION|from_config\([a-z.]+\))\.{name}\b"
+    read = rf"{of_options}|cfg.*\.{name.upper()}\b"
+    if options is not TorchvisionOptions:  # whose fields are the arguments of a class
+        assert any(re.search(read, text) for text in others), (
+            f"nothing reads {options.section}.{name.upper()}"
+        )
+    owner = next(cls for cls in options.__mro__ if name in vars(cls).get("__annotations__", ()))
+    lines = [line.strip() for line in inspect.getsource(owner).splitlines()]
+    above = next(lines[i - 1] for i, line in enumerate(lines) if line.startswith(f"{name}: "))
+    assert above.startswith("# "), f"no comment explains {options.section}.{name.upper()}"
+
+
+def test_check_values_finds_a_wrong_value_of_any_section():
+    wrong = {
+        "MODEL.OHEM.BUDGET": ("images", "one of 'image', 'batch'"),
+        "MODEL.OHEM.RPN.NMS_THRESH": (2.0, "a number in"),
+        "MODEL.OHEM.RETINANET.PRE_NMS_TOPK": (1, "an integer >= BATCH_SIZE_PER_IMAGE"),
+        "MODEL.TORCHVISION.NORM": ("GN", "one of 'BN', 'FrozenBN'"),
+        "MODEL.TORCHVISION.STRIDES": ((4,), "one stride for each of LAYERS"),
+        "DATASETS.PROPOSALS_MISSING": ("skip", "one of 'error', 'ground_truth'"),
+        "DATASETS.VOC_DIFFICULT": ("skip", "one of 'keep', 'drop'"),
+        "SOLVER.ACCUMULATE": (0, "an integer >= 1"),
+        "TEST.EVALUATORS": (("voc10",), "any of 'voc07', 'voc12', 'coco'"),
+        "TEST.ROI_LOSS.PERIOD": (-1, "an integer >= 0"),
+        "TEST.ROI_LOSS.NUM_IMAGES": (0, "an integer >= 1"),
+        "TEST.AUG.COMBINE": ("max", "one of 'detections', 'proposals'"),
+        "TEST.BOX_VOTING.ROUNDS": (0, "an integer >= 1"),
+        "TEST.SOFT_NMS.SIGMA": (0.0, "a number > 0"),
+    }
+    assert {key.rpartition(".")[0] for key in wrong} == {options.section for options in SECTIONS}
+    for key, (value, valid) in wrong.items():
+        cfg = cfg_with(key, value)
+        with pytest.raises(ValueError, match=re.escape(f"{key} is {value!r}; valid: {valid}")):
+            check_values(cfg)
 
 
 def test_defaults_are_the_papers():

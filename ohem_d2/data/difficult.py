@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..config import DatasetOptions
 from .voc import load_voc
 
 __all__ = ["training_config", "without_difficult"]
@@ -42,12 +43,9 @@ def training_config(cfg: CfgNode) -> CfgNode:
     `without_difficult` registers.
 
     Raises:
-        ValueError: another value than "keep" and "drop".
+        ValueError: an invalid value in the section ``DATASETS``.
     """
-    value = cfg.DATASETS.get("VOC_DIFFICULT", "keep")
-    if value not in ("keep", "drop"):
-        raise ValueError(f"DATASETS.VOC_DIFFICULT is {value!r}; valid: 'keep', 'drop'")
-    if value == "keep":
+    if DatasetOptions.from_config(cfg).voc_difficult == "keep":
         return cfg
     cfg = cfg.clone()
     cfg.defrost()

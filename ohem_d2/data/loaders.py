@@ -22,6 +22,7 @@ from detectron2.data.detection_utils import build_augmentation, check_metadata_c
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
+from ..config import DatasetOptions
 from ..proposals import Proposals, read_proposals
 from ..proposals.recall import ground_truth_boxes, summarize_proposals
 from ..utils.messages import name_some, other_form
@@ -191,10 +192,7 @@ def _load_datasets(
 
 def _may_miss(cfg: CfgNode) -> bool:
     """Whether images of a training set may lack proposals."""
-    value = cfg.DATASETS.get("PROPOSALS_MISSING", "error")
-    if value not in ("error", "ground_truth"):
-        raise ValueError(f"DATASETS.PROPOSALS_MISSING is {value!r}; valid: 'error', 'ground_truth'")
-    return value == "ground_truth"
+    return DatasetOptions.from_config(cfg).proposals_missing == "ground_truth"
 
 
 def _fill(cfg: CfgNode) -> str | None:

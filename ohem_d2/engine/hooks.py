@@ -6,6 +6,7 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
+from ..config import RoILossOptions
 from ..data import build_labelled_loader
 from ..modeling import inspect_candidates
 
@@ -18,10 +19,11 @@ class AllRoILoss(HookBase):
     """
 
     def __init__(self, cfg):
-        self._period = cfg.TEST.ROI_LOSS.PERIOD
+        options = RoILossOptions.from_config(cfg)
+        self._period = options.period
         self._loader = None
         if comm.is_main_process():
-            self._loader = build_labelled_loader(cfg, cfg.DATASETS.TRAIN[0], cfg.TEST.ROI_LOSS.NUM_IMAGES)
+            self._loader = build_labelled_loader(cfg, cfg.DATASETS.TRAIN[0], options.num_images)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1

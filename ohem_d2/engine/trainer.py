@@ -6,6 +6,7 @@ from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from ..config import RoILossOptions, SolverOptions
 from ..data import build_test_loader, build_train_loader
 from ..evaluation import build_test_model
 from ..evaluation.build import build_evaluator, check_evaluation
@@ -27,9 +28,10 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
         """
         check_evaluation(cfg)
         super().__init__(cfg)
-        if cfg.SOLVER.ACCUMULATE > 1:
+        num_batches = SolverOptions.from_config(cfg).accumulate
+        if num_batches > 1:
             self._trainer = AccumulatingTrainer(
-                self.model, self.data_loader, self.optimizer, cfg.SOLVER.ACCUMULATE, cfg.SOLVER.AMP.ENABLED
+                self.model, self.data_loader, self.optimizer, num_batches, cfg.SOLVER.AMP.ENABLED
             )
 
     @classmethod
@@ -60,7 +62,7 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
         # Before the hook that saves checkpoints takes the parent's.
         self.checkpointer = CheckedCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         hooks = super().build_hooks()
-        if self.cfg.TEST.ROI_LOSS.PERIOD > 0:
+        if RoILossOptions.from_config(self.cfg).period > 0:
             writer = 1 if comm.is_main_process() else 0  # the last hook writes what the others measured
             hooks.insert(len(hooks) - writer, AllRoILoss(self.cfg))
         return hooks

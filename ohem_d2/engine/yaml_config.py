@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 from fvcore.common.registry import Registry
 
-from ..config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
+from ..config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config, check_values
 from ..data import register_catalog
 from ..evaluation import check_testing
 from ..modeling import OHEMMixin, OHEMRetinaNetMixin, OHEMRPNMixin
@@ -51,6 +51,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise KeyError or ValueError for settings that are wrong or would do nothing."""
+    check_values(cfg)
     model = cfg.MODEL
     ROI_HEADS_REGISTRY.get(model.ROI_HEADS.NAME)
     if OHEMOptions.from_config(cfg).enabled:
@@ -61,13 +62,6 @@ def check_config(cfg: CfgNode) -> None:
     if OHEMRetinaNetOptions.from_config(cfg).enabled:
         name = model.META_ARCHITECTURE
         _check_mines("OHEM.RETINANET", "META_ARCHITECTURE", name, META_ARCH_REGISTRY, OHEMRetinaNetMixin)
-    if cfg.SOLVER.ACCUMULATE < 1:
-        raise ValueError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; valid: an integer >= 1")
-    if cfg.TEST.ROI_LOSS.PERIOD < 0 or cfg.TEST.ROI_LOSS.NUM_IMAGES < 1:
-        raise ValueError(
-            f"TEST.ROI_LOSS has PERIOD {cfg.TEST.ROI_LOSS.PERIOD} and NUM_IMAGES {cfg.TEST.ROI_LOSS.NUM_IMAGES}; "
-            "valid: PERIOD >= 0, NUM_IMAGES >= 1"
-        )
     check_testing(cfg)
     check_writable("OUTPUT_DIR", cfg.OUTPUT_DIR)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
+from ..config import TestOptions
 from .coco_evaluation import COCOEvaluator
 from .report import ReportedEvaluators
 from .submission import COCOSubmission, VOCSubmission
 from .voc_evaluation import VOCEvaluator
 
 _VOC_YEARS = {"voc07": 2007, "voc12": 2012}
-_EVALUATORS = (*_VOC_YEARS, "coco")
 
 
 def build_evaluator(cfg, dataset_name: str) -> DatasetEvaluator:
@@ -45,11 +45,9 @@ def build_evaluator(cfg, dataset_name: str) -> DatasetEvaluator:
 
 
 def _evaluator_names(cfg, dataset_name: str) -> list[str]:
-    unknown = [name for name in cfg.TEST.EVALUATORS if name not in _EVALUATORS]
-    if unknown:
-        raise ValueError(f"TEST.EVALUATORS has {unknown[0]!r}; valid: {', '.join(_EVALUATORS)}")
-    if cfg.TEST.EVALUATORS:
-        return list(dict.fromkeys(cfg.TEST.EVALUATORS))
+    names = TestOptions.from_config(cfg).evaluators
+    if names:
+        return list(dict.fromkeys(names))
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type")
     if kind not in ("pascal_voc", "coco"):

@@ -17,14 +17,12 @@ from fvcore.transforms import HFlipTransform
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..config import BoxVotingOptions, SoftNMSOptions
+from ..config import AugOptions, BoxVotingOptions, SoftNMSOptions
 from .predictions import check_heads, class_predictions
 from .soft_nms import soft_nms
 from .voting import vote_boxes
 
 Size = tuple[int, int]
-
-_COMBINE = ("detections", "proposals")
 
 
 def build_test_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
@@ -34,9 +32,8 @@ def build_test_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 def check_testing(cfg: CfgNode) -> None:
     """Raise KeyError or ValueError for settings of testing that are wrong, or not for this model."""
-    combine, sizes = cfg.TEST.AUG.COMBINE, cfg.TEST.AUG.MIN_SIZES
-    if combine not in _COMBINE:
-        raise ValueError(f"TEST.AUG.COMBINE is {combine!r}; valid: one of {', '.join(map(repr, _COMBINE))}")
+    AugOptions.from_config(cfg)
+    sizes = cfg.TEST.AUG.MIN_SIZES
     if cfg.TEST.AUG.ENABLED and not (sizes and all(size > 0 for size in sizes)):
         raise ValueError(f"TEST.AUG.MIN_SIZES is {sizes!r}; valid: one size or more, in pixels")
     if _is_needed(cfg):
@@ -97,7 +94,7 @@ class RCNNWithTTA(nn.Module):
         self.model, self.training = model, model.training
         self.voting, self.soft_nms = BoxVotingOptions.from_config(cfg), SoftNMSOptions.from_config(cfg)
         self.mapper = _tta_mapper(cfg) if cfg.TEST.AUG.ENABLED else None
-        self.average = cfg.TEST.AUG.COMBINE == "proposals"
+        self.average = AugOptions.from_config(cfg).combine == "proposals"
         heads, voting = cfg.MODEL.ROI_HEADS, self.voting
         self.score_thresh, self.topk = heads.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
         self.nms_thresh = voting.nms_thresh if voting.enabled else heads.NMS_THRESH_TEST

@@ -11,22 +11,16 @@ from .losses import (
     smooth_l1_losses,
 )
 from .readonly import read_only
-from .selection import (
-    RankedRoIs,
-    check_finite,
-    count_not_finite,
-    rank_hard_rois,
-    select_hard_rois,
-)
+from .selection import HardRoIs, RankedRoIs, mine_hard_rois, rank_hard_rois, select_hard_rois
 from .suppression import suppress_duplicates
 
 __all__ = [
+    "HardRoIs",
     "RankedRoIs",
     "box_iou_losses",
-    "check_finite",
     "classification_losses",
-    "count_not_finite",
     "encode_boxes",
+    "mine_hard_rois",
     "rank_hard_rois",
     "read_only",
     "select_hard_rois",

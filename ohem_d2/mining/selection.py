@@ -3,6 +3,8 @@
 Shape letters: R candidate RoIs of all images, S survivors of NMS, H selected ("hard") RoIs.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -10,20 +12,33 @@ from torch import Tensor
 
 from .suppression import suppress_duplicates
 
+# RoIs of an image that NMS looks at first, those of highest loss. Its time and memory grow with their square; what
+# it keeps of them it keeps of all, since a RoI is dropped by harder ones alone.
+NMS_TOPK = 4096
+
 
 class RankedRoIs(NamedTuple):
-    """Result of `rank_hard_rois`; indices are int64, into the R candidates. The host knows S, but not yet H."""
+    """Result of `rank_hard_rois`, all on the device of the RoIs; indices are int64, into the R candidates."""
 
     order: (
         Tensor  # (S,) first the H selected, grouped by image id ascending, within an image by loss descending
     )
     num_selected: Tensor  # () int64, H
     survivors: Tensor  # (S,) what NMS kept, by loss descending over all images
+    num_not_finite: Tensor  # () int64, losses of the R that are infinite or NaN
 
     @property
     def is_selected(self) -> Tensor:
         """(S,) bool, of `order`."""
         return torch.arange(len(self.order), device=self.order.device) < self.num_selected
+
+
+class HardRoIs(NamedTuple):
+    """Result of `mine_hard_rois`."""
+
+    rows: list[Tensor]  # of each image (H_i,) int64, places among the RoIs of the image, by loss descending
+    num_survivors: int  # of NMS, all images together
+    measured: dict[str, float]  # of `measure`
 
 
 @torch.no_grad()
@@ -49,7 +64,7 @@ def select_hard_rois(
         boxes: (R, 4) floating point, XYXY_ABS in pixels of their image.
         image_ids: (R,) integer >= 0, in any order.
         num_per_image: budget of one image, >= 1 (b = B / N of the paper).
-        nms_thresh: IoU in [0, 1] above which a RoI is a duplicate; None: no de-duplication.
+        nms_thresh: IoU in [0, 1] above which a RoI is a duplicate; None or 1: no de-duplication.
         class_ids: (R,) integer >= 0; only RoIs of equal class suppress each other (the authors' released
             code). None: any two RoIs of an image do (the paper).
         num_images: pool the budget: select the `num_per_image` * `num_images` survivors of highest loss of
@@ -66,9 +81,76 @@ def select_hard_rois(
     ranked = rank_hard_rois(
         losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images=num_images
     )
-    num_not_finite, num_selected = torch.stack([count_not_finite(losses), ranked.num_selected]).tolist()
-    check_finite(num_not_finite, losses, image_ids)
+    num_not_finite, num_selected = torch.stack([ranked.num_not_finite, ranked.num_selected]).tolist()
+    _require_finite(num_not_finite, losses, image_ids)
     return ranked.order[:num_selected]
+
+
+@torch.no_grad()
+def mine_hard_rois(
+    losses: Tensor,
+    boxes: Tensor,
+    num_rois: Sequence[int],
+    num_per_image: int,
+    nms_thresh: float | None = 0.7,
+    class_ids: Tensor | None = None,
+    *,
+    pool_budget: bool = False,
+    measure: Callable[[RankedRoIs], Mapping[str, Tensor]] = lambda ranked: {},
+) -> HardRoIs:
+    """As `select_hard_rois`, for a training loop, which has the RoIs of one image after those of another.
+
+    All that the host needs to know of the selection comes to it in one copy, and what `measure` returns with it.
+
+    Args:
+        losses: (R,), see `select_hard_rois`; likewise `boxes`, `num_per_image`, `nms_thresh` and `class_ids`.
+        boxes: (R, 4).
+        num_rois: RoIs of each image; their sum is R.
+        num_per_image: budget of one image.
+        nms_thresh: of de-duplication.
+        class_ids: (R,) or None.
+        pool_budget: select the `num_per_image` hardest times the number of images, of all images together.
+        measure: figures to log: from the ranking to scalars on the device. The selection does not depend on them.
+
+    Raises:
+        ValueError, FloatingPointError: see `select_hard_rois`.
+    """
+    image_ids = torch.cat([losses.new_full((n,), i, dtype=torch.long) for i, n in enumerate(num_rois)])
+    num_images = len(num_rois)
+
+    def rank(rows: Tensor | None) -> RankedRoIs:
+        """Rank the RoIs of `rows`, or all, which copies nothing."""
+        pooled = num_images if pool_budget else None
+        if rows is None:
+            arguments = losses, boxes, image_ids, num_per_image, nms_thresh, class_ids
+            return rank_hard_rois(*arguments, num_images=pooled)
+        classes = None if class_ids is None else class_ids[rows]
+        arguments = losses[rows], boxes[rows], image_ids[rows], num_per_image, nms_thresh, classes
+        ranked = rank_hard_rois(*arguments, num_images=pooled)
+        return ranked._replace(order=rows[ranked.order], survivors=rows[ranked.survivors])
+
+    def read(ranked: RankedRoIs) -> tuple[list[int], dict[str, float]]:
+        """RoIs selected of each image, and the figures."""
+        scalars = measure(ranked)
+        counts = image_ids.new_zeros(num_images)
+        counts.scatter_add_(0, image_ids[ranked.order], ranked.is_selected.long())
+        on_device = [ranked.num_not_finite[None], counts]
+        if scalars:
+            on_device.append(torch.stack(list(scalars.values())))
+        num_not_finite, *values = torch.cat(on_device).tolist()
+        _require_finite(int(num_not_finite), losses, image_ids)
+        return [int(n) for n in values[:num_images]], dict(zip(scalars, values[num_images:]))
+
+    # A pooled budget can take any number of an image's RoIs.
+    is_cut = max(num_rois) > NMS_TOPK and not pool_budget
+    ranked = rank(_hardest_of_each_image(losses, num_rois) if is_cut else None)
+    counts, measured = read(ranked)
+    if is_cut and sum(counts) < num_per_image * num_images:  # too many of the hardest are duplicates
+        ranked = rank(None)
+        counts, measured = read(ranked)
+    selected = ranked.order[: sum(counts)].split(counts)
+    firsts = accumulate(num_rois, initial=0)
+    return HardRoIs([rows - first for rows, first in zip(selected, firsts)], len(ranked.survivors), measured)
 
 
 @torch.no_grad()
@@ -82,12 +164,12 @@ def rank_hard_rois(
     *,
     num_images: int | None = None,
 ) -> RankedRoIs:
-    """As `select_hard_rois`, for callers that have more to read from the device than the number of the selected.
+    """As `select_hard_rois`, without reading the result: on CUDA NMS alone synchronises host and device.
 
-    On CUDA the host waits in NMS alone. Losses are not checked: see `count_not_finite` and `check_finite`.
+    Losses are counted, not refused, where they are not finite.
     """
     _check_arguments(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images)
-    if nms_thresh is None:
+    if nms_thresh is None or nms_thresh == 1:
         survivors = torch.sort(losses, descending=True, stable=True).indices
     else:
         groups = image_ids if class_ids is None else _joint_ids(image_ids, class_ids)
@@ -98,21 +180,23 @@ def rank_hard_rois(
     else:
         over_budget = grouped >= num_per_image * num_images
     in_budget_first = torch.sort(over_budget.byte(), stable=True).indices
-    return RankedRoIs(survivors[grouped[in_budget_first]], (~over_budget).sum(), survivors)
+    order = survivors[grouped[in_budget_first]]
+    return RankedRoIs(order, (~over_budget).sum(), survivors, (~torch.isfinite(losses)).sum())
 
 
-def count_not_finite(losses: Tensor) -> Tensor:
-    """() int64, on the device of `losses`."""
-    return (~torch.isfinite(losses)).sum()
-
-
-def check_finite(num_not_finite: int, losses: Tensor, image_ids: Tensor) -> None:
-    """Raise FloatingPointError naming the images, unless `count_not_finite` was 0."""
+def _require_finite(num_not_finite: int, losses: Tensor, image_ids: Tensor) -> None:
     if num_not_finite:
         images = torch.unique(image_ids[~torch.isfinite(losses)]).tolist()
         raise FloatingPointError(
-            f"{num_not_finite} of {len(losses)} RoI losses are not finite, in image(s) {images} of the batch"
+            f"{num_not_finite} of {len(losses)} losses are not finite, in image(s) {images} of the batch"
         )
+
+
+def _hardest_of_each_image(losses: Tensor, num_rois: Sequence[int]) -> Tensor:
+    """Rows of the `NMS_TOPK` highest losses of each image, of equal ones the lower row first."""
+    firsts = accumulate(num_rois, initial=0)
+    ranked = [torch.sort(x, descending=True, stable=True).indices for x in losses.split(list(num_rois))]
+    return torch.cat([first + rows[:NMS_TOPK] for first, rows in zip(firsts, ranked)])
 
 
 def _joint_ids(image_ids: Tensor, class_ids: Tensor) -> Tensor:
@@ -121,12 +205,19 @@ def _joint_ids(image_ids: Tensor, class_ids: Tensor) -> Tensor:
 
 
 def _rank_in_image(grouped_ids: Tensor) -> Tensor:
-    return torch.arange(len(grouped_ids), device=grouped_ids.device) - torch.searchsorted(
-        grouped_ids, grouped_ids
-    )
+    places = torch.arange(len(grouped_ids), device=grouped_ids.device)
+    return places - torch.searchsorted(grouped_ids, grouped_ids)
 
 
-def _check_arguments(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images) -> None:
+def _check_arguments(
+    losses: Tensor,
+    boxes: Tensor,
+    image_ids: Tensor,
+    num_per_image: int,
+    nms_thresh: float | None,
+    class_ids: Tensor | None,
+    num_images: int | None,
+) -> None:
     num_rois = losses.shape[0] if losses.dim() == 1 else None
     if num_rois is None or not losses.is_floating_point():
         raise ValueError(f"losses must be (R,) floating point, got {_describe(losses)}")

@@ -13,21 +13,22 @@ from torch import Tensor, nn
 
 from ..config import AnchorOHEMOptions
 from ..mining import (
+    RankedRoIs,
     box_iou_losses,
-    check_finite,
-    count_not_finite,
     encode_boxes,
-    rank_hard_rois,
+    mine_hard_rois,
     smooth_l1_losses,
 )
-from .statistics import write_anchor_statistics
+from .statistics import selection_scalars, write_scalars
 
 
 class HardAnchors(NamedTuple):
     """Result of `mine_anchors`."""
 
     selected: Tensor  # (N, R) bool
-    num_survivors: int  # of NMS, all images together
+    scalars: dict[
+        str, float
+    ]  # as `roi_scalars`, and numbers of candidates and survivors, all images together
 
 
 class AnchorOHEMMixin:
@@ -98,10 +99,10 @@ class AnchorOHEMMixin:
     @torch.no_grad()
     def _hard_labels(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes) -> list[Tensor]:
         losses = self.anchor_losses(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
-        candidates = gt_labels >= 0
-        hard = mine_anchors(losses, Boxes.cat(anchors).tensor, candidates, self.ohem)
-        prefix, foreground = f"ohem/{self.ohem.section.lower()}", self.is_foreground(gt_labels)
-        write_anchor_statistics(prefix, losses, candidates, foreground, hard.selected, hard.num_survivors)
+        foreground = self.is_foreground(gt_labels)
+        hard = mine_anchors(losses, Boxes.cat(anchors).tensor, gt_labels >= 0, foreground, self.ohem)
+        family = self.ohem.section.rpartition(".")[2].lower()
+        write_scalars(f"ohem/{family}", hard.scalars, len(losses))
         return list(gt_labels.masked_fill(~hard.selected, -1))
 
     def _check_minable(self) -> None:
@@ -124,7 +125,7 @@ class AnchorOHEMMixin:
 
 @torch.no_grad()
 def mine_anchors(
-    losses: Tensor, anchors: Tensor, candidates: Tensor, options: AnchorOHEMOptions
+    losses: Tensor, anchors: Tensor, candidates: Tensor, foreground: Tensor, options: AnchorOHEMOptions
 ) -> HardAnchors:
     """Choose the anchors of each image to train on, as `ohem_d2.mining.select_hard_rois` chooses RoIs.
 
@@ -132,9 +133,10 @@ def mine_anchors(
     one in which fewer than the budget survive: a box is suppressed by boxes of higher loss alone.
 
     Args:
-        losses: (N, R) floating point.
+        losses: (N, R) floating point, >= 0.
         anchors: (R, 4) XYXY_ABS, the same for all images. NMS takes them, not the boxes predicted for them.
-        candidates: (N, R) bool; no other anchor is selected or suppresses another.
+        candidates: (N, R) bool; no other anchor is selected or suppresses a candidate.
+        foreground: (N, R) bool, for the log.
         options: budget of an image and threshold of NMS.
 
     Returns:
@@ -143,23 +145,30 @@ def mine_anchors(
     Raises:
         FloatingPointError: a candidate's loss is not finite; names the images.
     """
-    ranked = losses.masked_fill(~candidates, float("-inf")).sort(dim=1, descending=True, stable=True).indices
-    ranked = ranked[:, : options.pre_nms_topk]  # (N, T)
-    image_ids = torch.arange(len(losses), device=losses.device).unsqueeze(1).expand_as(ranked)
-    kept = candidates.gather(1, ranked)
-    rows, image_ids = ranked[kept], image_ids[kept]
-    losses = losses[image_ids, rows]
-    check_finite(int(count_not_finite(losses)), losses, image_ids)
-    hard = rank_hard_rois(
-        losses,
+    losses = losses.masked_fill(~candidates, -1.0)  # below those of all candidates
+    ranked = losses.sort(dim=1, descending=True, stable=True).indices[:, : options.pre_nms_topk]  # (N, T)
+    images = torch.arange(len(losses), device=losses.device).unsqueeze(1).expand_as(ranked).flatten()
+    rows = ranked.flatten()
+
+    def measure(ranking: RankedRoIs) -> dict[str, Tensor]:
+        selected = torch.zeros_like(candidates)
+        selected[images[ranking.order], rows[ranking.order]] = ranking.is_selected
+        survivors = candidates[images[ranking.survivors], rows[ranking.survivors]]
+        scalars = selection_scalars(losses, selected & candidates, foreground, candidates)
+        return {**scalars, "num_candidates": candidates.sum(), "num_survivors": survivors.sum()}
+
+    hard = mine_hard_rois(
+        losses[images, rows],
         anchors[rows],
-        image_ids,
+        [ranked.shape[1]] * len(losses),
         options.batch_size_per_image,
-        options.nms_thresh if options.nms_thresh < 1 else None,
+        options.nms_thresh,
+        measure=measure,
     )
     selected = torch.zeros_like(candidates)
-    selected[image_ids[hard.order], rows[hard.order]] = hard.is_selected
-    return HardAnchors(selected, len(hard.survivors))
+    for of_image, chosen, places in zip(selected, ranked, hard.rows):
+        of_image[chosen[places]] = True
+    return HardAnchors(selected & candidates, hard.measured)
 
 
 def anchor_box_losses(

@@ -3,23 +3,24 @@
 Shape letters: R candidate RoIs of all images, K foreground classes. Label K is the background.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial, singledispatch
+from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
-from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, ROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads import ROIHeads
 from detectron2.structures import Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import OHEMOptions
-from ..mining import read_only
-from .pooling import pool_rois
+from ..mining import HardRoIs, RankedRoIs, mine_hard_rois, read_only
+from .box_forward import BoxStage, box_forward, box_predictors, find_box_forward
 from .roi_losses import check_rankable, federated_class_weights, ranking_losses
 
 # RoIs at a time where the config leaves it open: enough to fill a GPU, and the memory of an ordinary RoI batch.
@@ -66,7 +67,7 @@ def _match(matcher: Matcher, num_classes: int, proposals: Instances, targets: In
 
 
 def _labels(matcher: Matcher, ious: Tensor, best: Tensor) -> Tensor:
-    """The matcher's labels (R,); of its own class without its assertion on `ious`, for which the host would wait."""
+    """The matcher's labels (R,); of its own class without its assertion on `ious`, which would synchronise host and device."""
     if type(matcher) is not Matcher or matcher.allow_low_quality_matches:
         return matcher(ious)[1]
     labels = torch.ones_like(best, dtype=torch.int8)
@@ -104,79 +105,65 @@ def candidate_losses(
             weights = _drawn_class_weights(heads, candidates, targets)
             rank = partial(ranking_losses, rank_by=options.rank_by, class_weights=weights)
             chunks = _chunks(candidates, options.readonly_chunk or _CHUNK)
-            losses = [_losses_of(heads, features, chunk, targets, rank) for chunk in chunks]
+            losses = [_sum_losses(box_forward(heads, features, chunk, targets), rank) for chunk in chunks]
     return torch.cat(losses) if losses else torch.zeros(0, device=device)
+
+
+def _sum_losses(stages: Iterable[BoxStage], rank: Callable[..., Tensor]) -> Tensor:
+    """(R,) loss of each RoI, summed over the stages."""
+    total: Tensor | float = 0.0
+    for stage in stages:
+        losses = rank(stage.predictor, stage.predictions, stage.proposals)
+        if stage.weights is not None:
+            losses = torch.where(stage.weights == 0, 0.0, losses * stage.weights)
+        total = total + losses
+    return total
 
 
 def check_minable(heads: ROIHeads) -> None:
     """Raise TypeError, saying what to do, unless `candidate_losses` can rank the RoIs of `heads`."""
-    if _losses_of.dispatch(type(heads)) is _losses_of.dispatch(object):
-        _losses_of(heads, {}, [], [], None)
-    for predictor in _predictors(heads):
+    try:
+        find_box_forward(type(heads))
+    except TypeError as error:
+        raise TypeError(f"these RoI heads cannot be mined: {error}") from None
+    for predictor in box_predictors(heads):
         check_rankable(predictor)
 
 
-@singledispatch
-def _losses_of(heads, features, candidates, targets, rank) -> Tensor:
-    """Losses of some candidates. The one thing that differs between the families of heads."""
-    raise TypeError(
-        f"{type(heads).__qualname__} cannot be mined: it derives from none of StandardROIHeads, Res5ROIHeads, "
-        "CascadeROIHeads"
-    )
+def mine_candidates(
+    candidates: list[Instances],
+    losses: Tensor,
+    num_per_image: int,
+    options: OHEMOptions,
+    measure: Callable[[RankedRoIs], Mapping[str, Tensor]] = lambda ranked: {},
+) -> HardRoIs:
+    """The hard ones among candidates, as `options` say.
 
+    Args:
+        candidates: of `label_candidates`.
+        losses: (R,) of `candidate_losses`.
+        num_per_image: budget of one image.
+        options: threshold and scope of NMS, budget of an image or of the batch.
+        measure: see `ohem_d2.mining.mine_hard_rois`.
 
-@_losses_of.register
-def _(heads: StandardROIHeads, features, candidates, targets, rank) -> Tensor:
-    feature_list, boxes = [features[f] for f in heads.in_features], [c.proposal_boxes for c in candidates]
-    dropout = any(m.training for m in heads.box_head.modules())  # nothing else is in training mode here
-    pooled, rows = pool_rois(heads.box_pooler, feature_list, boxes, share=not dropout)
-    box_features = heads.box_head(pooled)
-    if rows is not None:
-        box_features = box_features[rows]
-    return rank(heads.box_predictor, heads.box_predictor(box_features), candidates)
-
-
-@_losses_of.register
-def _(heads: Res5ROIHeads, features, candidates, targets, rank) -> Tensor:
-    boxes = [c.proposal_boxes for c in candidates]
-    roi_features = heads._shared_roi_transform([features[f] for f in heads.in_features], boxes)
-    return rank(heads.box_predictor, heads.box_predictor(roi_features.mean(dim=[2, 3])), candidates)
-
-
-@_losses_of.register
-def _(heads: CascadeROIHeads, features, candidates, targets, rank) -> Tensor:
-    """Sum over the stages, each on the boxes of the one before and with its own matcher.
-
-    A box that has become empty takes no part in later stages, and incurs no loss there.
+    Raises:
+        FloatingPointError: a loss that is not finite; names the images.
     """
-    feature_list = [features[f] for f in heads.in_features]
-    image_sizes = [c.image_size for c in candidates]
-    total, alive, proposals = 0.0, True, candidates
-    for stage, predictor in enumerate(heads.box_predictor):
-        if stage > 0:
-            # Half precision may have overflowed: that is told by the loss, where Detectron2 asserts on the boxes.
-            finite = torch.cat([b.isfinite().all(dim=1) for b in boxes])
-            total = torch.where(finite, total, float("nan"))
-            proposals = heads._create_proposals_from_boxes(
-                [b.nan_to_num(0, 0, 0) for b in boxes], image_sizes
-            )
-            alive = alive & torch.cat([p.proposal_boxes.nonempty() for p in proposals])
-            proposals = heads._match_and_label_boxes(proposals, stage, targets)
-        predictions = heads._run_stage(feature_list, proposals, stage)
-        boxes = predictor.predict_boxes(predictions, proposals)
-        losses = rank(predictor, predictions, proposals)
-        total = total + (losses if alive is True else torch.where(alive, losses, torch.zeros_like(losses)))
-    return total
-
-
-def _predictors(heads: ROIHeads) -> list[nn.Module]:
-    predictor = heads.box_predictor
-    return list(predictor) if isinstance(predictor, nn.ModuleList) else [predictor]
+    return mine_hard_rois(
+        losses,
+        torch.cat([c.proposal_boxes.tensor for c in candidates]),
+        [len(c) for c in candidates],
+        num_per_image,
+        options.nms_thresh,
+        torch.cat([c.gt_classes for c in candidates]) if options.nms_per_class else None,
+        pool_budget=options.budget == "batch",
+        measure=measure,
+    )
 
 
 def _drawn_class_weights(heads: ROIHeads, candidates, targets) -> Tensor | None:
     labels = torch.cat([x.gt_classes for x in [*candidates, *targets]])
-    return federated_class_weights(_predictors(heads)[0], labels)
+    return federated_class_weights(box_predictors(heads)[0], labels)
 
 
 def _chunks(candidates: list[Instances], size: int) -> Iterator[list[Instances]]:
@@ -210,12 +197,15 @@ def _precision(name: str, device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
-def inspect_candidates(model: GeneralizedRCNN, batched_inputs: list[dict]) -> list[Instances]:
-    """The candidate RoIs of some training images and their losses in float32, outside training.
+def inspect_candidates(
+    model: GeneralizedRCNN, batched_inputs: list[dict], options: OHEMOptions | None = None
+) -> list[Instances]:
+    """The candidate RoIs of some training images and their losses, outside training.
 
     Args:
         model: in eval mode; its heads of any known family, mined or not.
         batched_inputs: as for training, with ``instances`` and, without a proposal generator, ``proposals``.
+        options: how the candidates are ranked, but in float32; None: the defaults.
 
     Returns:
         one `Instances` per image, as `label_candidates`, in pixels of the network's input, with ``losses`` (R_i,).
@@ -231,7 +221,8 @@ def inspect_candidates(model: GeneralizedRCNN, batched_inputs: list[dict]) -> li
     if heads.proposal_append_gt:
         proposals = add_ground_truth_to_proposals(targets, proposals)
     candidates = label_candidates(heads, proposals, targets)
-    losses = candidate_losses(heads, features, candidates, targets, OHEMOptions(readonly_dtype="float32"))
+    options = replace(options or OHEMOptions(), readonly_dtype="float32")
+    losses = candidate_losses(heads, features, candidates, targets, options)
     for of_image, losses_of_image in zip(candidates, losses.split([len(c) for c in candidates])):
         of_image.losses = losses_of_image
     return candidates

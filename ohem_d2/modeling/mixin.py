@@ -1,11 +1,10 @@
 """Online hard example mining for any RoI heads of Detectron2."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 
 import torch
 from detectron2.config import configurable
@@ -14,14 +13,9 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..config import OHEMOptions
-from ..mining import RankedRoIs, check_finite, rank_hard_rois
-from .candidates import candidate_losses, check_minable, label_candidates
-from .roi_losses import ranking_losses
-from .statistics import read_mining_statistics, write_mining_statistics
-
-# RoIs of an image that NMS looks at first, those of highest loss. Its time and memory grow with their square; what it
-# keeps of them it keeps of all, since a RoI is dropped by harder ones alone.
-_NMS_TOPK = 4096
+from .candidates import candidate_losses, check_minable, label_candidates, mine_candidates
+from .naive import ZeroedEasyLosses
+from .statistics import roi_scalars, write_scalars
 
 
 class OHEMMixin:
@@ -49,6 +43,7 @@ class OHEMMixin:
         """
         super().__init__(**kwargs)
         self.ohem = ohem if ohem is not None else OHEMOptions()
+        # The feature maps, for the length of `forward`: `label_and_sample_proposals`, which that calls, gets none.
         self._features: dict[str, Tensor] | None = None
         if self.is_mining:
             check_minable(self)
@@ -68,10 +63,16 @@ class OHEMMixin:
             return super().forward(images, features, proposals, targets)
         self._features = features
         try:
-            with self._zeroed_easy_losses() if self.ohem.naive else nullcontext():
+            with self._easy_losses():
                 return super().forward(images, features, proposals, targets)
         finally:
             self._features = None
+
+    def _easy_losses(self) -> AbstractContextManager:
+        """What happens to easy RoIs in the parent's forward: nothing, since it gets hard ones alone, unless naive."""
+        if not self.ohem.naive:
+            return nullcontext()
+        return ZeroedEasyLosses(self.box_predictor, self._mine, self.ohem.rank_by)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """For `torch.jit.script`, which cannot compile ``super()``: these weights in heads of the parent's class."""
@@ -116,44 +117,16 @@ class OHEMMixin:
         return candidate_losses(self, self._features, candidates, targets, options)
 
     def _mine(self, losses: Tensor, candidates: list[Instances]) -> list[Tensor]:
-        """Select by `losses` (R,), which are in the order of the concatenated candidates.
+        """Select by `losses` (R,), which are in the order of the concatenated candidates, and log what was selected.
 
         Returns:
             per image the (H_i,) int64 rows of its hard candidates, by loss descending.
         """
-        sizes = [len(c) for c in candidates]
-        image_ids = torch.cat([torch.full((n,), i, device=losses.device) for i, n in enumerate(sizes)])
-        all_rows = torch.arange(len(losses), device=losses.device)
-        # A pooled budget can take any number of an image's RoIs.
-        is_cut = max(sizes) > _NMS_TOPK and self.ohem.budget == "image"
-        ranked = self._rank(
-            losses, candidates, image_ids, _hardest_of_each_image(losses, sizes) if is_cut else all_rows
-        )
-        statistics = read_mining_statistics(losses, candidates, ranked, self.num_classes)
-        check_finite(statistics.num_not_finite, losses, image_ids)
-        if is_cut and sum(statistics.num_selected) < self.batch_size_per_image * len(candidates):
-            # Among the hardest too many are duplicates of each other.
-            ranked = self._rank(losses, candidates, image_ids, all_rows)
-            statistics = read_mining_statistics(losses, candidates, ranked, self.num_classes)
-        write_mining_statistics(statistics, candidates, len(ranked.survivors))
-        selected = ranked.order[: sum(statistics.num_selected)].split(statistics.num_selected)
-        return [rows - first for rows, first in zip(selected, accumulate(sizes, initial=0))]
-
-    def _rank(
-        self, losses: Tensor, candidates: list[Instances], image_ids: Tensor, rows: Tensor
-    ) -> RankedRoIs:
-        """`rank_hard_rois` among `rows` of the concatenated candidates."""
-        options = self.ohem
-        ranked = rank_hard_rois(
-            losses[rows],
-            torch.cat([c.proposal_boxes.tensor for c in candidates])[rows],
-            image_ids[rows],
-            self.batch_size_per_image,
-            options.nms_thresh if options.nms_thresh < 1 else None,
-            torch.cat([c.gt_classes for c in candidates])[rows] if options.nms_per_class else None,
-            num_images=len(candidates) if options.budget == "batch" else None,
-        )
-        return ranked._replace(order=rows[ranked.order], survivors=rows[ranked.survivors])
+        measure = partial(roi_scalars, losses, candidates, self.num_classes)
+        hard = mine_candidates(candidates, losses, self.batch_size_per_image, self.ohem, measure)
+        numbers = {"num_candidates": len(losses), "num_survivors": hard.num_survivors}
+        write_scalars("ohem", {**hard.measured, **numbers}, len(candidates))
+        return hard.rows
 
     @contextmanager
     def _sampling_all(self, num_proposals: int) -> Iterator[None]:
@@ -164,35 +137,6 @@ class OHEMMixin:
             yield
         finally:
             self.batch_size_per_image, self.positive_fraction, self.proposal_append_gt = saved
-
-    @contextmanager
-    def _zeroed_easy_losses(self) -> Iterator[None]:
-        """Inside, the predictor's loss counts the hard RoIs alone (`OHEMOptions.naive`)."""
-        self.box_predictor.losses = partial(self._losses_of_hard_rois, self.box_predictor.losses)
-        try:
-            yield
-        finally:
-            del self.box_predictor.losses
-
-    def _losses_of_hard_rois(self, losses_of, predictions: tuple[Tensor, ...], proposals: list[Instances]):
-        ranking = ranking_losses(self.box_predictor, predictions, proposals, self.ohem.rank_by)
-        rows = self._mine(ranking, proposals)
-        firsts = accumulate(map(len, proposals), initial=0)
-        selected = torch.cat([first + r for first, r in zip(firsts, rows)])
-        losses = losses_of(tuple(p[selected] for p in predictions), [p[r] for p, r in zip(proposals, rows)])
-        for p, r in zip(
-            proposals, rows
-        ):  # easy RoIs are no foreground for the mask and keypoint heads either
-            easy = torch.ones_like(p.gt_classes, dtype=torch.bool).index_fill_(0, r, False)
-            p.gt_classes = torch.where(easy, -1, p.gt_classes)
-        return losses
-
-
-def _hardest_of_each_image(losses: Tensor, sizes: list[int]) -> Tensor:
-    """Rows of the `_NMS_TOPK` highest losses of each image, of equal ones the lower row first."""
-    firsts = accumulate(sizes, initial=0)
-    ranked = [torch.sort(of_image, descending=True, stable=True).indices for of_image in losses.split(sizes)]
-    return torch.cat([first + rows[:_NMS_TOPK] for first, rows in zip(firsts, ranked)])
 
 
 def _with_fields(instances: Instances, names: Iterable[str]) -> Instances:

@@ -102,7 +102,7 @@ def test_a_data_set_of_another_layout_is_left_alone():
 
 
 def test_a_wrong_value_and_an_unknown_data_set_are_named():
-    with pytest.raises(ValueError, match="DATASETS.VOC_DIFFICULT is 'ignore'; valid: 'keep', 'drop'"):
+    with pytest.raises(ValueError, match="DATASETS.VOC_DIFFICULT is 'ignore'; valid: one of 'keep', 'drop'"):
         build_train_loader(config("voc_2007_train", "ignore"))
     with pytest.raises(KeyError, match="'voc_2008_train' is not registered; choose from .*voc_2007_train"):
         build_train_loader(config("voc_2008_train", "drop"))

@@ -264,5 +264,7 @@ def test_a_file_without_any_image_of_the_data_set_is_an_error_in_any_case(datase
     with pytest.raises(ValueError, match="no proposals for 2 of 2 .* .the file has '1'"):
         build_train_loader(cfg)
     cfg.DATASETS.PROPOSALS_MISSING = "skip"
-    with pytest.raises(ValueError, match="PROPOSALS_MISSING is 'skip'; valid: 'error', 'ground_truth'"):
+    with pytest.raises(
+        ValueError, match="PROPOSALS_MISSING is 'skip'; valid: one of 'error', 'ground_truth'"
+    ):
         build_train_loader(cfg)

@@ -93,7 +93,7 @@ def test_three_evaluators_share_one_data_set_and_one_report(pets, tmp_path):
 
 
 @pytest.mark.parametrize("names, message", [
-    ("('voc2007',)", "TEST.EVALUATORS has 'voc2007'; valid: voc07, voc12, coco"),
+    ("('voc2007',)", r"TEST.EVALUATORS is \('voc2007',\); valid: any of 'voc07', 'voc12', 'coco'"),
     ("voc07", "Type mismatch .* TEST.EVALUATORS"),
 ])  # fmt: skip
 def test_an_evaluator_that_does_not_exist_is_named(pets, tmp_path, names, message):

@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_finite_names_the_images(value):
     images[:] = 0
     images[4], images[9] = 3, 5
     losses[4] = losses[9] = value
-    with pytest.raises(FloatingPointError, match=r"2 of 20 RoI losses .* \[3, 5\]"):
+    with pytest.raises(FloatingPointError, match=r"2 of 20 losses .* \[3, 5\]"):
         select_hard_rois(losses, boxes, images, 5)
 
 

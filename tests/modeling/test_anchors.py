@@ -6,7 +6,7 @@ from detectron2.utils.events import get_event_storage
 
 from ohem_d2 import OHEMRPNOptions
 from ohem_d2.modeling.anchors import mine_anchors
-from ohem_d2.modeling.statistics import write_anchor_statistics
+from ohem_d2.modeling.statistics import selection_scalars, write_scalars
 
 from ..builders import hard_anchors, random_boxes
 
@@ -17,14 +17,14 @@ ANCHORS = torch.tensor([[0.0, 0, 10, 10], [0, 1, 10, 11], [20, 20, 30, 30], [40,
 def mine(losses, candidates=None, anchors=ANCHORS, **options):
     losses = torch.as_tensor(losses)
     candidates = torch.ones_like(losses, dtype=torch.bool) if candidates is None else torch.tensor(candidates)
-    return mine_anchors(losses, anchors, candidates, OHEMRPNOptions(**options))
+    return mine_anchors(losses, anchors, candidates, losses > 4, OHEMRPNOptions(**options))
 
 
 def test_duplicates_are_dropped_and_the_hardest_of_each_image_chosen():
     hard = mine([[4.0, 5, 1, 2], [5.0, 4, 3, 2]], batch_size_per_image=2)
     # Image 0: anchor 1 drops 0; 1 and 3 are the hardest left. Image 1: anchor 0 drops 1; 0 and 2.
     assert hard.selected.tolist() == [[False, True, False, True], [True, False, True, False]]
-    assert hard.num_survivors == 6
+    assert hard.scalars["num_survivors"] == 6
 
 
 def test_an_anchor_that_is_no_candidate_is_neither_chosen_nor_drops_another():
@@ -66,15 +66,15 @@ def test_the_choice_is_that_of_a_search_over_all_anchors(seed):
     candidates = torch.rand(2, 200, generator=g) < 0.8
     # 60 of 160 go into NMS, of which more than 8 survive.
     options = OHEMRPNOptions(nms_thresh=0.3, batch_size_per_image=8, pre_nms_topk=60)
-    hard = mine_anchors(losses, anchors, candidates, options)
+    hard = mine_anchors(losses, anchors, candidates, losses > 25, options)
     expected = [hard_anchors(x, anchors, c, 8, 0.3) for x, c in zip(losses, candidates)]
     assert [row.nonzero().flatten().tolist() for row in hard.selected] == expected
-    assert 16 <= hard.num_survivors <= 120
+    assert 16 <= hard.scalars["num_survivors"] <= 120
 
 
 def test_only_the_hardest_go_into_nms():
     # Without the bound anchors 1, 2 and 3 survive; with it only 0 and 1 take part, and 1 drops 0.
-    assert mine([[4.0, 5, 1, 2]], batch_size_per_image=2, pre_nms_topk=2).num_survivors == 1
+    assert mine([[4.0, 5, 1, 2]], batch_size_per_image=2, pre_nms_topk=2).scalars["num_survivors"] == 1
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_image():
@@ -88,7 +88,9 @@ def test_statistics_are_those_worked_out_by_hand(storage):
     candidates = torch.tensor([[True] * 4, [True, True, True, False]])
     foreground = torch.tensor([[False, True, False, False], [True, False, False, False]])
     selected = torch.tensor([[False, True, False, True], [False, False, True, False]])
-    write_anchor_statistics("ohem/rpn", losses, candidates, foreground, selected, 5)
+    scalars = selection_scalars(losses, selected, foreground, candidates)
+    numbers = {"num_candidates": 7, "num_survivors": 5}
+    write_scalars("ohem/rpn", {**{k: v.item() for k, v in scalars.items()}, **numbers}, num_images=2)
     values = {k: v for k, (v, _) in get_event_storage().latest().items()}
     assert values == pytest.approx(
         {
@@ -104,7 +106,15 @@ def test_statistics_are_those_worked_out_by_hand(storage):
 
 
 def test_statistics_without_candidates_leave_out_what_has_no_value(storage):
-    nothing = torch.zeros(2, 4, dtype=torch.bool)
-    write_anchor_statistics("ohem/rpn", torch.zeros(2, 4), nothing, nothing, nothing, 0)
+    hard = mine([[4.0, 5, 1, 2]], [[False] * 4])
+    write_scalars("ohem/rpn", hard.scalars, num_images=1)
     counts = {"ohem/rpn/num_candidates": 0, "ohem/rpn/num_survivors": 0, "ohem/rpn/num_selected": 0}
     assert {k: v for k, (v, _) in get_event_storage().latest().items()} == counts
+
+
+def test_the_figures_are_of_candidates_alone():
+    # Anchor 1 is no candidate, though it has the highest loss: of 4, 1 and 2 the first is selected.
+    scalars = mine([[4.0, 9, 1, 2]], [[True, False, True, True]], batch_size_per_image=1).scalars
+    assert scalars["num_candidates"] == 3 and scalars["num_survivors"] == 3 and scalars["num_selected"] == 1
+    assert scalars["mean_loss"] == pytest.approx(7 / 3) and scalars["easiest_selected_loss"] == 4
+    assert scalars["hardest_dropped_loss"] == 2 and scalars["fg_fraction"] == 0

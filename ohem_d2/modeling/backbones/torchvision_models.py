@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, list_models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-NORMS = ("BN", "FrozenBN")
+from ...config import TorchvisionOptions
 
 # Side in pixels of the image on which the shapes of the features are measured.
 _PROBE_SIZE = 256
@@ -67,14 +67,9 @@ class TorchvisionBackbone(Backbone):
         """
         super().__init__()
         check_network("MODEL.TORCHVISION.NAME", name)
-        _check_one_of("MODEL.TORCHVISION.NORM", norm, NORMS)
+        TorchvisionOptions(name, tuple(layers), tuple(strides), tuple(freeze), norm)  # checks the values
         model = build_network(name)
         _check_layers(model, layers)
-        if len(layers) != len(strides):
-            raise ValueError(
-                f"MODEL.TORCHVISION.STRIDES {tuple(strides)} must have one stride for each of "
-                f"LAYERS {tuple(layers)}"
-            )
         self.body = create_feature_extractor(model, list(layers), suppress_diff_warning=True)
         self._strides = dict(zip(layers, strides))
         self._sizes = self._measure(name)
@@ -84,13 +79,7 @@ class TorchvisionBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        return {
-            "name": cfg.MODEL.TORCHVISION.NAME,
-            "layers": cfg.MODEL.TORCHVISION.LAYERS,
-            "strides": cfg.MODEL.TORCHVISION.STRIDES,
-            "freeze": cfg.MODEL.TORCHVISION.FREEZE,
-            "norm": cfg.MODEL.TORCHVISION.NORM,
-        }
+        return dict(vars(TorchvisionOptions.from_config(cfg)))
 
     def _measure(self, name: str) -> dict[str, torch.Size]:
         """(C, H, W) of each feature of a square image of side `_PROBE_SIZE`, checked against the strides."""

@@ -125,10 +125,10 @@ def test_frozen_modules_are_not_trained():
             {"name": "fasterrcnn_resnet50_fpn"},
             "MODEL.TORCHVISION.NAME has 'fasterrcnn_resnet50_fpn'; valid: alexnet",
         ),
-        ({"norm": "GN"}, "MODEL.TORCHVISION.NORM has 'GN'; valid: BN, FrozenBN"),
+        ({"norm": "GN"}, "MODEL.TORCHVISION.NORM is 'GN'; valid: one of 'BN', 'FrozenBN'"),
         ({"layers": ("layer5",), "strides": (4,)}, r"LAYERS has 'layer5'; valid: .*layer4\.1, .*and below"),
         ({"layers": (), "strides": ()}, r"LAYERS has \(\); valid: "),
-        ({"strides": (4, 8)}, r"STRIDES \(4, 8\) must have one stride for each of LAYERS \('layer1', "),
+        ({"strides": (4, 8)}, r"STRIDES is \(4, 8\); valid: one stride for each of LAYERS \('layer1', "),
         (
             {"strides": (4, 8, 16, 16)},
             r"STRIDES has 16 for 'layer4' of 'resnet18', .* has shape \(1, 512, 8, 8\)",

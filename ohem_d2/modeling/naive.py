@@ -1,0 +1,55 @@
+"""The naive alternative to the read-only pass, to compare with: all RoIs trained, the losses of easy ones zeroed."""
+
+from collections.abc import Callable
+from itertools import accumulate
+
+import torch
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Instances
+from torch import Tensor
+
+from .roi_losses import ranking_losses
+
+
+class ZeroedEasyLosses:
+    """Inside the block of ``with``, the losses of a predictor count the hard ones of its RoIs alone.
+
+    The gradient is that of training on the hard RoIs, for the time and memory of training on all. It takes the place
+    of ``predictor.losses`` because the parent heads call that, and it also takes easy RoIs away from the mask and
+    keypoint heads, by labelling them -1.
+    """
+
+    def __init__(
+        self,
+        predictor: FastRCNNOutputLayers,
+        mine: Callable[[Tensor, list[Instances]], list[Tensor]],
+        rank_by: str,
+    ):
+        """Prepare the block.
+
+        Args:
+            predictor: of heads with one stage.
+            mine: from the losses (R,) of the concatenated RoIs and the RoIs of each image to the rows, per image, of
+                the hard ones.
+            rank_by: the loss that ranks (``MODEL.OHEM.RANK_BY``).
+        """
+        self.predictor, self.mine, self.rank_by = predictor, mine, rank_by
+
+    def __enter__(self) -> None:
+        self._losses_of = self.predictor.losses
+        self.predictor.losses = self._losses
+
+    def __exit__(self, *error) -> None:
+        del self.predictor.losses  # of the instance; that of the class stays
+
+    def _losses(self, predictions: tuple[Tensor, ...], proposals: list[Instances]) -> dict[str, Tensor]:
+        rows = self.mine(ranking_losses(self.predictor, predictions, proposals, self.rank_by), proposals)
+        firsts = accumulate(map(len, proposals), initial=0)
+        selected = torch.cat([first + r for first, r in zip(firsts, rows)])
+        losses = self._losses_of(
+            tuple(p[selected] for p in predictions), [p[r] for p, r in zip(proposals, rows)]
+        )
+        for p, r in zip(proposals, rows):
+            easy = torch.ones_like(p.gt_classes, dtype=torch.bool).index_fill_(0, r, False)
+            p.gt_classes = torch.where(easy, -1, p.gt_classes)
+        return losses
