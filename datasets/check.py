@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Check data sets as they lie on the disk, and list every problem with its file.
+"""Check data sets on disk, and list every problem with its file.
 
     python datasets/check.py voc_2007_trainval voc_2007_test coco_2014_train
     python datasets/check.py cells_train --catalog cells.yaml
 
-It looks at images (there, readable header, size as annotated), annotations (XML or JSON, ids, classes,
-boxes) and proposals. The exit status is 1 if anything is wrong.
+It checks images (exist, readable header, size as annotated), annotations (XML or JSON, ids, classes, boxes)
+and proposals. The exit status is 1 if anything is wrong.
 """
 
 import argparse

@@ -46,8 +46,9 @@ def folder(tmp_path_factory):
 
 
 def train_args(output, *opts):
-    return ["--config-file", ROOT / "configs/demo/ohem.yaml", "OUTPUT_DIR", output, "SOLVER.CHECKPOINT_PERIOD", 10,
-            "SOLVER.MAX_ITER", 20, "DATALOADER.NUM_WORKERS", 0, "TEST.ROI_LOSS.NUM_IMAGES", 2, *opts]  # fmt: skip
+    return ["--config-file", ROOT / "configs/demo/ohem.yaml", "OUTPUT_DIR", output,
+            "SOLVER.CHECKPOINT_PERIOD", 10, "SOLVER.MAX_ITER", 20,
+            "DATALOADER.NUM_WORKERS", 0, "TEST.ROI_LOSS.NUM_IMAGES", 2, *opts]  # fmt: skip
 
 
 def metrics(folder, output):
@@ -122,8 +123,9 @@ def test_bad_input_is_one_line_before_anything_is_trained(folder, opts, message)
 
 @pytest.mark.slow
 def test_arms_are_trained_once_and_compared(folder):
-    args = ("--arms", ROOT / "configs/demo/heuristic.yaml", ROOT / "configs/demo/ohem.yaml", "--output", "arms", "--seeds", 0, 1,
-            "--", "SOLVER.MAX_ITER", 3, "DATALOADER.NUM_WORKERS", 0, "TEST.ROI_LOSS.NUM_IMAGES", 2)  # fmt: skip
+    args = ("--arms", ROOT / "configs/demo/heuristic.yaml", ROOT / "configs/demo/ohem.yaml",
+            "--output", "arms", "--seeds", 0, 1, "--", "SOLVER.MAX_ITER", 3,
+            "DATALOADER.NUM_WORKERS", 0, "TEST.ROI_LOSS.NUM_IMAGES", 2)  # fmt: skip
     table = run(folder, "tools/run_arms.py", *args)
     rows = [line for line in table.splitlines() if line.startswith(("| heuristic | 2 |", "| ohem | 2 |"))]
     assert len(rows) == 2 and all("±" in row for row in rows)
@@ -155,9 +157,10 @@ def test_coco_data_of_a_catalogue_is_trained_on_and_evaluated_as_coco(folder, re
         "annotations: 'instances_{split}.json', images: JPEGImages}\n"
     )
     out = run(
-        folder, "train_net.py", *train_args("coco", "DATASETS.CATALOG", "('coco.yaml',)", "DATASETS.TRAIN", "('sample_trainval',)",
-        "DATASETS.TEST", "('sample_trainval',)", "MODEL.ROI_HEADS.NUM_CLASSES", 20, "SOLVER.MAX_ITER", 2,
-        "MODEL.LOAD_PROPOSALS", False, "MODEL.PROPOSAL_GENERATOR.NAME", "RPN", "MODEL.RPN.IN_FEATURES", "['res3']",
+        folder, "train_net.py", *train_args("coco", "DATASETS.CATALOG", "('coco.yaml',)",
+        "DATASETS.TRAIN", "('sample_trainval',)", "DATASETS.TEST", "('sample_trainval',)",
+        "MODEL.ROI_HEADS.NUM_CLASSES", 20, "SOLVER.MAX_ITER", 2, "MODEL.LOAD_PROPOSALS", False,
+        "MODEL.PROPOSAL_GENERATOR.NAME", "RPN", "MODEL.RPN.IN_FEATURES", "['res3']",
         "MODEL.ANCHOR_GENERATOR.SIZES", "[[32, 64]]", "MODEL.RPN.POST_NMS_TOPK_TEST", 10),
     )  # fmt: skip
     assert "copypaste: AP,AP50,AP75,APs,APm,APl" in out
@@ -165,7 +168,7 @@ def test_coco_data_of_a_catalogue_is_trained_on_and_evaluated_as_coco(folder, re
 
 @pytest.fixture(scope="module")
 def voc(folder, real_data):
-    """A few real VOC images, their Selective Search proposals, and the overrides by which a config takes them."""
+    """A few real VOC images, their Selective Search proposals, and the config overrides to use them."""
     real, root = real_data / "voc_sample", folder / "voc"
     (root / "ImageSets" / "Main").mkdir(parents=True)
     for part in ("Annotations", "JPEGImages"):

@@ -1,4 +1,4 @@
-"""Proposals: a mapping from image id to boxes and scores, in memory or over a file that is mapped."""
+"""`Proposals`: a mapping from image id to boxes and scores, in memory or over a memory-mapped file."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -15,9 +15,9 @@ __all__ = ["Proposals"]
 class Proposals(Mapping[str, tuple[NDArray[Any], NDArray[Any]]]):
     """Image id (str) -> ``(boxes, scores)``: (n, 4) float32 XYXY_ABS and (n,) float32, highest score first.
 
-    Equal scores keep the order they came in, so a file whose scores are all the same keeps its order. The
-    arrays are read-only views. Of proposals read from a store they are views of the mapped file: nothing is
-    read before it is asked for, processes share the pages, and a pickle holds the path alone.
+    Equal scores keep their order, so a file whose scores are all the same keeps its order. The arrays are
+    read-only views. Those of a store are views of the memory-mapped file: nothing is read before it is
+    accessed, processes share the pages, and a pickle holds the path instead of the arrays.
     """
 
     def __init__(
@@ -26,14 +26,16 @@ class Proposals(Mapping[str, tuple[NDArray[Any], NDArray[Any]]]):
         source: str = "proposals",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """Args:
+        """Check and sort the proposals of each image.
+
+        Args:
             entries: (image id, boxes (n, 4) XYXY_ABS, scores (n,)), in any order. An int id becomes its str.
-            source: what errors call the proposals, a file name for instance.
-            metadata: how they were made, see :func:`write_proposals`.
+            source: name of the proposals in errors, such as a file.
+            metadata: how they were made, see `write_proposals`.
 
         Raises:
-            ValueError: an id that comes twice, arrays of other shapes or of unequal lengths, a coordinate or
-                score that is not finite, a box with x1 > x2 or y1 > y2. It names the source and the image.
+            ValueError: a repeated id, arrays of other shapes or of unequal lengths, a coordinate or score
+                that is not finite, a box with x1 > x2 or y1 > y2. The message names source and image.
         """
         ids: dict[str, None] = {}
         boxes: list[NDArray[Any]] = [np.zeros((0, 4), np.float32)]
@@ -61,10 +63,10 @@ class Proposals(Mapping[str, tuple[NDArray[Any], NDArray[Any]]]):
         metadata: Mapping[str, str],
         reopen: tuple[Callable[..., "Proposals"], tuple[Any, ...]],
     ) -> "Proposals":
-        """Proposals over arrays that exist: those of image row i are ``[offsets[i]:offsets[i + 1]]``.
+        """Wrap existing arrays, of which rows ``offsets[i]:offsets[i + 1]`` belong to row i of `index`.
 
-        Args:
-            reopen: a function and its arguments, by which another process gets the same proposals.
+        `reopen` is what a pickle holds instead of the arrays: a function and its arguments that give the same
+        proposals in another process.
         """
         proposals = cls.__new__(cls)
         proposals._fill(boxes, scores, offsets, index, source, metadata, reopen)
@@ -87,16 +89,16 @@ class Proposals(Mapping[str, tuple[NDArray[Any], NDArray[Any]]]):
 
     @property
     def num_boxes(self) -> int:
-        """Boxes of all images together."""
+        """Number of boxes of all images."""
         return len(self._scores)
 
     @property
     def counts(self) -> NDArray[Any]:
-        """(n,) int64, boxes of each image, in the order of the ids; no box is read for it."""
+        """(n,) int64, number of boxes of each image, in the order of the ids; reads no box."""
         return np.diff(self._offsets)
 
     def count(self, image_id: str) -> int:
-        """Boxes of one image, 0 if it is not there; none is read for it."""
+        """Number of boxes of one image, 0 if it is absent; reads no box."""
         begin, end = self._span(image_id) or (0, 0)
         return end - begin
 
@@ -114,7 +116,7 @@ class Proposals(Mapping[str, tuple[NDArray[Any], NDArray[Any]]]):
         return self._span(image_id) is not None
 
     def _span(self, image_id: object) -> tuple[int, int] | None:
-        """The rows of an image, begin and end, None if it is not there."""
+        """First row of an image and the one after its last, None if the image is absent."""
         if not isinstance(image_id, str):
             return None
         row = self._index.find(image_id)

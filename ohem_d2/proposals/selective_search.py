@@ -1,4 +1,4 @@
-"""Selective Search proposals (Uijlings et al., IJCV 2013), searched by OpenCV's contrib module ``ximgproc``.
+"""Selective Search proposals (Uijlings et al., IJCV 2013), computed by OpenCV's contrib module ``ximgproc``.
 
 Shape letters: n = boxes of one image.
 """
@@ -35,23 +35,23 @@ logger = logging.getLogger(__name__)
 def selective_search(
     image_bgr: NDArray[Any], mode: str = "fast", scale: float = 1.0, min_size: float = _MIN_SIZE
 ) -> NDArray[Any]:
-    """Search one image for boxes that may hold an object.
+    """Search one image for boxes that may contain an object.
+
+    OpenCV shuffles the boxes by C's ``rand()``, so their order differs on every call. Here it is a fixed
+    permutation of the sorted boxes, equally unrelated to quality: the result depends on the image alone, and
+    its first k boxes are a random sample of all.
 
     Args:
         image_bgr: (H, W, 3) uint8.
-        mode: "fast" (2 colour spaces, 3 segmentations, 2 similarities) or "quality" (5, 5 and 4: about ten
-            times the time, several times the boxes).
-        scale: the image is resized by it for the search, which makes small scales fast and blind to small
-            objects; the boxes come back in pixels of the image given.
-        min_size: boxes with a side shorter than this many pixels of the image given are dropped.
+        mode: "fast" (2 colour spaces, 3 segmentations, 2 similarities), or "quality" (5, 5 and 4), which is
+            slower and gives more boxes.
+        scale: factor by which the image is resized for the search; a small one is faster but misses small
+            objects. Boxes are returned in pixels of the given image.
+        min_size: boxes with a side shorter than this many pixels of the given image are dropped.
 
     Returns:
         (n, 4) float32 XYXY_ABS boxes with x2 = x + width, inside the image, no two equal. The whole image is
-        always among them, so n is 0 only for an image smaller than ``min_size``.
-
-    OpenCV orders the boxes by numbers of C's ``rand()``: another order on every call. Here the order is a
-    fixed permutation of the sorted boxes instead, equally unrelated to quality, so a result depends on the
-    image alone and its first k boxes are a fair sample of all.
+        always among them, so n is 0 only for an image smaller than `min_size`.
 
     Raises:
         ValueError: a wrong image, mode, scale or min_size.
@@ -82,20 +82,21 @@ def generate_selective_search(
     Args:
         dataset_dicts: dicts in Detectron2's format, of which ``file_name`` and ``image_id`` are read. An
             image that is listed twice is searched once.
-        workers: processes; None means one per available core, 1 none beside this one. The result does not
-            depend on it. With more than 1 the calling script needs an ``if __name__ == "__main__"`` guard.
-        mode, scale: see :func:`selective_search`.
+        workers: processes; None: one per available core; 1: this process searches. The result does not depend
+            on it. With more than 1 the calling script needs an ``if __name__ == "__main__"`` guard.
+        mode: see `selective_search`.
+        scale: see `selective_search`.
         progress: show a progress bar on stderr.
 
     Returns:
-        image id -> (boxes (n, 4) float32 XYXY_ABS, scores (n,) float32), in the order of ``dataset_dicts``.
-        Selective Search has no score. These are 0, -1, -2, ...: they say nothing about quality and only make
-        a later sort keep the order of :func:`selective_search`.
+        image id -> (boxes (n, 4) float32 XYXY_ABS, scores (n,) float32), in the order of `dataset_dicts`.
+        Selective Search has no scores: they are 0, -1, -2, ..., so that a later sort keeps the order of
+        `selective_search`, and say nothing about quality.
 
     Raises:
-        FileNotFoundError, ValueError: an image that is missing or unreadable, by name; one id for two files;
-            a wrong option.
-        ImportError: see :func:`selective_search`.
+        FileNotFoundError: a missing image, by name.
+        ValueError: an unreadable image, by name; one id for two files; a wrong option.
+        ImportError: see `selective_search`.
     """
     records = unique_images(dataset_dicts)
     method = SelectiveSearch(mode, scale, workers)
@@ -106,9 +107,7 @@ def generate_selective_search(
 
 @dataclass(frozen=True)
 class SelectiveSearch:
-    """Selective Search as a method of :func:`generate_proposals`; arguments, scores and errors are those of
-    :func:`generate_selective_search`.
-    """
+    """Selective Search as a `ProposalMethod`, with the options of `generate_selective_search`."""
 
     mode: str = "fast"
     scale: float = 1.0
@@ -149,7 +148,7 @@ def _descending(num: int) -> NDArray[Any]:
 def _map(
     search: Callable[[str], NDArray[Any]], files: list[str], workers: int
 ) -> Generator[NDArray[Any], None, None]:
-    """Results in the order of ``files``. On an error or Ctrl-C what has not begun is dropped."""
+    """Results in the order of `files`. On an error or Ctrl-C, images not yet begun are dropped."""
     if workers <= 1:
         yield from map(search, files)
         return
@@ -174,7 +173,7 @@ def _search_file(file_name: str, mode: str, scale: float) -> NDArray[Any]:
 
 
 def _read_image(file_name: str) -> NDArray[Any]:
-    """(H, W, 3) uint8 BGR, turned as its EXIF orientation says, as Detectron2 does."""
+    """(H, W, 3) uint8 BGR, rotated by its EXIF orientation as in Detectron2."""
     import cv2
 
     if not os.path.isfile(file_name):
@@ -196,7 +195,7 @@ def _resize(image: NDArray[Any], scale: float) -> NDArray[Any]:
 
 
 def _search(image: NDArray[Any], mode: str) -> NDArray[Any]:
-    """(n, 4) int XYXY boxes of ``image``, distinct, in a fixed order."""
+    """(n, 4) int XYXY boxes of `image`, distinct, in a fixed order."""
     searcher = _segmentation_module().createSelectiveSearchSegmentation()
     searcher.setBaseImage(image)
     if mode == "fast":
@@ -205,8 +204,8 @@ def _search(image: NDArray[Any], mode: str) -> NDArray[Any]:
         searcher.switchToSelectiveSearchQuality()
     boxes: NDArray[Any] = np.asarray(searcher.process(), dtype=np.int64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    boxes = np.unique(boxes, axis=0)  # sorted, whatever the order was
-    # RandomState, since numpy promises that its numbers never change.
+    boxes = np.unique(boxes, axis=0)  # also sorts them
+    # RandomState: NumPy guarantees that its stream never changes.
     return boxes[np.random.RandomState(_ORDER_SEED).permutation(len(boxes))]
 
 
@@ -224,7 +223,7 @@ def _segmentation_module() -> Any:
 
 
 def _num_cores() -> int:
-    """Cores this process may use: fewer than the machine has under taskset or a batch system."""
+    """Number of cores this process may use; taskset or a batch system may limit it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

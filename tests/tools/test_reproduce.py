@@ -373,7 +373,7 @@ def test_real_runs_are_trained_tested_resumed_and_rendered(script, load_script, 
     log = (output / B_FOLDER / "console.txt").read_text()
     assert "Loading from output/paper/ohem/model_final.pth" in log
 
-    # As if it had been stopped after the first of two iterations; what is trained to the end then is tested again.
+    # As if it had been stopped after the first of two iterations; training to the end requires a new test.
     (output / "ohem/result.json").write_text(json.dumps({"options": trained["options"]}))
     (output / "ohem/last_checkpoint").write_text("model_0000000.pth")
     script.main(args)

@@ -1,4 +1,4 @@
-"""COCO's results, read as a stream: ``[{"image_id": ..., "bbox": [x, y, width, height], "score": ...}]``."""
+"""COCO results, parsed as a stream: ``[{"image_id": ..., "bbox": [x, y, width, height], "score": ...}]``."""
 
 from array import array
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from .base import Entry, Format, RawProposals, require_extra
 __all__ = ["COCO_JSON"]
 
 _CHUNK = 2**20
-_MAX_DEPTH = 100  # results have 3, with masks 5
+_MAX_DEPTH = 100  # far above that of any results file
 
 
 def read_coco_json(path: Path) -> RawProposals:
-    """Boxes of an image need not stand together, so all are gathered first, in 40 bytes each."""
+    """Gather all boxes first, in 40 bytes each, since those of an image may be scattered over the file."""
     rows: dict[Any, array[float]] = {}
     for number, item in enumerate(_items(path)):
         image_id, values = _row(item, f"{path}, entry {number}")
@@ -43,7 +43,7 @@ def _items(path: Path) -> Iterator[Any]:
 
 
 def _check_depth(file: BinaryIO, path: Path) -> None:
-    """Refuse JSON that nests deeply: the parser's time grows with its square. Brackets in text count too."""
+    """Refuse deeply nested JSON, on which the parser takes quadratic time. Brackets in strings count too."""
     depth = 0
     while chunk := file.read(_CHUNK):
         codes = np.frombuffer(chunk, np.uint8) | 32  # "[" and "]" become "{" and "}"

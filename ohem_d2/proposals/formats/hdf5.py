@@ -1,4 +1,4 @@
-"""MATLAB's files of version 7.3, which are HDF5: numbers, text and cells of them."""
+"""Reader of MATLAB 7.3 files, which are HDF5: numbers, text and cell arrays of them."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -15,10 +15,11 @@ Value = NDArray[Any] | str | list[Any]
 
 
 def read_mat73(path: Path, names: Collection[str]) -> dict[str, Value]:
-    """Read the variables of ``names`` that the file has: numbers as arrays, text as str, cells as flat lists.
+    """Read the variables `names` as far as present: numbers as arrays, text as str, cells as flat lists.
 
     Raises:
-        ValueError: a file that is truncated or damaged, or a variable of another class; without the path.
+        ValueError: a variable of another class, or a file that unpacks to too much; without the path. Of a
+            damaged file h5py raises other errors as well.
         ImportError: h5py is not installed.
     """
     h5py = _h5py()
@@ -38,7 +39,7 @@ def _h5py() -> Any:
 
 
 def _dataset(file: Any, name: str) -> Any:
-    """The data set of a variable, which must lie in this file and not be a link to another."""
+    """The HDF5 data set of a variable; it must lie in this file and not be a link to another one."""
     hard = isinstance(file.get(name, getlink=True), _h5py().HardLink)
     return _own(file[name] if hard else None, name)
 

@@ -1,5 +1,9 @@
-"""Numpy's npz in one of two layouts: ``ids`` (n,), ``boxes`` (T, 4), ``scores`` (T,) and ``offsets`` (n + 1,),
-as in the store; or one (n, 4) or (n, 5) array for each image, under its id, the fifth column being the score.
+"""NumPy's npz in one of two layouts: tables as in the store, or one array per image.
+
+The tables are ``ids`` (n,), ``boxes`` (T, 4), ``scores`` (T,) and ``offsets`` (n + 1,). The array of an image
+has its id as name and shape (n, 4) or (n, 5), the fifth column being the score.
+
+Not ``np.load``, which allocates whatever the header of an untrusted file claims.
 """
 
 import zipfile
@@ -34,7 +38,7 @@ def read_npz(path: Path) -> RawProposals:
 
 
 class _Archive:
-    """Reads the arrays of a zip file one at a time, each no larger than its header and the budget say."""
+    """Reads the arrays of a zip file one at a time, within the budget of the file."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path, self.archive, self.budget = path, archive, Budget(path)
