@@ -127,7 +127,10 @@ def _content_rows(inspections: Sequence[Inspection]) -> _Rows:
     def row(title, value):
         return title, [value(i) for i in inspections]
 
-    sizes = [f"{low:g} to {high:g}" for low, high in zip(SIZES, SIZES[1:])]
+    sizes = [
+        (f"  size {low:g} to {high:g}", [_part(i.sizes[k], i.sizes.sum()) for i in inspections])
+        for k, (low, high) in enumerate(zip(SIZES, SIZES[1:]))
+    ]
     against = inspections[0].objects is not None
     return [
         row("images", lambda i: str(len(i.counts))),
@@ -136,10 +139,7 @@ def _content_rows(inspections: Sequence[Inspection]) -> _Rows:
         row("boxes", lambda i: str(i.counts.sum())),
         row("  duplicates", lambda i: str(i.duplicates)),
         row("  per image, min / median / max", lambda i: _spread(i.counts)),
-        *(
-            row(f"  size {text}", lambda i, k=k: _part(i.sizes[k], i.sizes.sum()))
-            for k, text in enumerate(sizes)
-        ),
+        *sizes,
     ]
 
 
