@@ -1,7 +1,7 @@
 """Online hard example mining (Shrivastava, Gupta and Girshick, CVPR 2016) for Detectron2.
 
-Importing the package registers its RoI heads, proposal network, one-stage detector and backbones with Detectron2, and
-the data sets of the paper that Detectron2 lacks. Without Detectron2, `ohem_d2.mining` works all the same.
+Importing the package registers its RoI heads, proposal network, one-stage detector and backbones with
+Detectron2, and the data sets of the paper that Detectron2 lacks. `ohem_d2.mining` needs no Detectron2.
 """
 
 from .version import __version__
@@ -32,8 +32,8 @@ except ImportError as error:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         raise ImportError(
-            f"ohem_d2.{name} needs Detectron2 ({_why}): run `python tools/install_detectron2.py` of this project, "
-            "or build it from https://github.com/facebookresearch/detectron2"
+            f"ohem_d2.{name} needs Detectron2 ({_why}): run `python tools/install_detectron2.py` of this "
+            "project, or build it from https://github.com/facebookresearch/detectron2"
         )
 
 else:
