@@ -1,8 +1,7 @@
 """Online hard example mining (Shrivastava, Gupta and Girshick, CVPR 2016) for Detectron2.
 
 Importing the package registers its RoI heads, proposal network, one-stage detector and backbones with
-Detectron2, and the data sets of the paper that Detectron2 lacks. Without Detectron2, `ohem_d2.mining` works
-all the same.
+Detectron2, and the data sets of the paper that Detectron2 lacks. `ohem_d2.mining` needs no Detectron2.
 """
 
 from .utils.third_party import quiet_imports

@@ -1,8 +1,8 @@
 """Every config key of ohem_d2, its meaning and its check.
 
-A section of the config is a dataclass, a key of it is a field of the same name in small letters, and the comment
-above the field explains it. Whatever reads keys makes the options of their section, which checks them. Paths, and
-names that a registry knows, are checked where they are looked up.
+A section of the config is a dataclass, a key of it is a field of the same name in lower case, and the comment
+above the field explains it. Code reads keys through these dataclasses, which check the values. Paths and
+names in a registry are checked where they are looked up.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,15 @@ READONLY_DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
 class _MiningOptions(Options):
-    """What is under ``MODEL.OHEM``: one wrong key there is an error for whoever reads any of them."""
+    """Options under ``MODEL.OHEM``; reading any of them checks the keys of all."""
 
     @classmethod
     def from_config(cls, cfg):
-        """Read and check the section, and that nothing is set which would be silently ignored."""
+        """Read and check the section, and that no key is set which would be silently ignored."""
         if "OHEM" in cfg.MODEL.ROI_HEADS:
             raise KeyError(
-                "MODEL.ROI_HEADS.OHEM does nothing; set MODEL.ROI_HEADS.NAME to OHEMROIHeads, keys in MODEL.OHEM"
+                "MODEL.ROI_HEADS.OHEM does nothing; set MODEL.ROI_HEADS.NAME to OHEMROIHeads and the keys in "
+                "MODEL.OHEM"
             )
         for options in (OHEMOptions, OHEMRPNOptions, OHEMRetinaNetOptions):
             options.check_keys(cfg)
@@ -42,27 +43,28 @@ class OHEMOptions(_MiningOptions):
     section: ClassVar[str] = "MODEL.OHEM"
     subsections: ClassVar[tuple[str, ...]] = ("RPN", "RETINANET")
 
-    # None: on exactly where MODEL.ROI_HEADS.NAME names heads that mine. True: as None, and an error for heads
-    # that cannot mine. False: such heads sample as their Detectron2 parents do.
+    # None: mine if MODEL.ROI_HEADS.NAME names heads that can. True: as None, and an error for heads that
+    # cannot. False: heads that can mine sample as their Detectron2 parents do.
     enabled: bool | None = None
-    # IoU in [0, 1] above which the RoI of lower loss is dropped as a duplicate; 1.0 drops none, and skips the step.
+    # IoU in [0, 1] above which the RoI of lower loss is dropped as a duplicate; 1.0: no NMS.
     nms_thresh: float = 0.7
     # False: any two RoIs of an image can be duplicates (the paper). True: only RoIs of the same label
     # (the authors' released code).
     nms_per_class: bool = False
     # "image": the b hardest of each image. "batch": the N * b hardest of the N images of this process.
     budget: str = "image"
-    # The loss to rank by: "cls+box" (the paper), or one of its two terms alone.
+    # The loss to rank by: "cls+box" (the paper), or only one of its two terms.
     rank_by: str = "cls+box"
-    # Precision of the head in the read-only pass, whatever that of the training. "auto": float16 on CUDA, float32
-    # elsewhere; bfloat16 selects too many other RoIs (benchmarks/README.md). Pooling and losses are not affected.
+    # Precision of the head in the read-only pass, independent of that of training. "auto": float16 on CUDA,
+    # float32 elsewhere; bfloat16 selects too many other RoIs (benchmarks/README.md). Pooling and losses are
+    # not affected.
     readonly_dtype: str = "auto"
-    # RoIs that the read-only pass takes at a time, which bounds its memory; 0: chosen.
+    # Number of RoIs per forward of the read-only pass, which bounds its memory; 0: chosen.
     readonly_chunk: int = 0
-    # Whether dropout is active in the read-only pass (in the authors' released nets it is).
+    # Whether dropout is active in the read-only pass, as in the authors' released nets.
     readonly_dropout: bool = False
-    # True: every RoI goes through the trainable head and the losses of the easy ones are set to zero: the same
-    # gradient for more time and memory. To compare with; not for cascades.
+    # True: all RoIs go through the trainable head and the losses of the easy ones are set to zero: the same
+    # gradient at the cost of more time and memory. For comparison; not for cascades.
     naive: bool = False
 
     def __post_init__(self) -> None:
@@ -77,15 +79,15 @@ class OHEMOptions(_MiningOptions):
 class AnchorOHEMOptions(_MiningOptions):
     """How the anchors of a dense detector are mined."""
 
-    # None: on exactly where the model that the config names mines anchors. True: as None, and an error for
-    # one that cannot. False: such a model trains as its Detectron2 parent does.
+    # None: mine if the model that the config names can mine anchors. True: as None, and an error for a model
+    # that cannot. False: a model that can mine trains as its Detectron2 parent does.
     enabled: bool | None = None
     # Budget: the number of anchors of one image that are trained on, >= 1.
     batch_size_per_image: int = 256
-    # IoU in [0, 1] above which the anchor of lower loss is dropped as a duplicate; 1.0 drops none, and skips
-    # the step.
+    # IoU in [0, 1] above which the anchor of lower loss is dropped as a duplicate; 1.0: no NMS.
     nms_thresh: float = 0.7
-    # Anchors of highest loss of one image that go into that step, >= BATCH_SIZE_PER_IMAGE; bounds its time.
+    # Number of anchors of one image, those of highest loss, that go into NMS, >= BATCH_SIZE_PER_IMAGE; bounds
+    # its time.
     pre_nms_topk: int = 6000
 
     def __post_init__(self) -> None:
@@ -112,19 +114,23 @@ class OHEMRetinaNetOptions(AnchorOHEMOptions):
 
 @dataclass(frozen=True)
 class TorchvisionOptions(Options):
-    """The backbones ``TorchvisionBackbone`` and ``build_torchvision_fpn_backbone`` (it reads ``MODEL.FPN`` too)."""
+    """Backbones of torchvision: `TorchvisionBackbone` and `build_torchvision_fpn_backbone`.
+
+    The latter reads ``MODEL.FPN`` too.
+    """
 
     section: ClassVar[str] = "MODEL.TORCHVISION"
 
     # A classification network of torchvision.models.
     name: str = "resnet50"
-    # Its modules or graph nodes whose outputs are the features, in the order in which they run.
+    # Its modules or graph nodes whose outputs are the features, in the order of the forward pass.
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4")
     # Stride of each of them in pixels, a power of two.
     strides: tuple[int, ...] = (4, 8, 16, 32)
-    # Modules and parameters that are not trained, with all below them. MODEL.BACKBONE.FREEZE_AT is not read.
+    # Modules (with all their submodules) and parameters that are not trained. MODEL.BACKBONE.FREEZE_AT is not
+    # read.
     freeze: tuple[str, ...] = ()
-    # "FrozenBN": batch normalisation by the statistics of the checkpoint. "BN": by those of the batch.
+    # "FrozenBN": batch normalisation with the statistics of the checkpoint. "BN": with those of the batch.
     norm: str = "FrozenBN"
 
     def __post_init__(self) -> None:
@@ -142,10 +148,10 @@ class DatasetOptions(Options):
 
     # YAML catalogues of data sets to register (see datasets/README.md); paths relative to the working folder.
     catalog: tuple[str, ...] = ()
-    # Training images that their proposal file lacks: "error" names some of them and stops; "ground_truth" trains on
-    # their annotated boxes alone. In testing it is always an error.
+    # Training images that are missing from the proposal file. "error": stop and name some of them.
+    # "ground_truth": train on their annotated boxes only. In testing it is always an error.
     proposals_missing: str = "error"
-    # Objects that VOC marks as difficult, in training sets of VOC layout: "keep" (Detectron2) or "drop" (the authors).
+    # Objects marked as difficult in training sets of VOC layout: "keep" (Detectron2) or "drop" (the authors).
     # Evaluation is not affected.
     voc_difficult: str = "keep"
 
@@ -161,7 +167,7 @@ class SolverOptions(Options):
     section: ClassVar[str] = "SOLVER"
     is_own: ClassVar[bool] = False
 
-    # Batches of SOLVER.IMS_PER_BATCH images whose mean gradient makes one iteration, >= 1.
+    # Number of batches of SOLVER.IMS_PER_BATCH images per iteration, >= 1; their gradients are averaged.
     accumulate: int = 1
 
     def __post_init__(self) -> None:
@@ -174,9 +180,10 @@ class TestOptions(Options):
 
     section: ClassVar[str] = "TEST"
     is_own: ClassVar[bool] = False
-    __test__: ClassVar[bool] = False  # no test class for pytest
+    __test__: ClassVar[bool] = False  # not a test class, whatever pytest infers from the name
 
-    # Evaluators of a test set: any of "voc07" (AP at 11 recalls), "voc12" (area) and "coco"; empty: by the data set.
+    # Evaluators of every test set: any of "voc07" (AP at 11 recalls), "voc12" (area under the curve) and
+    # "coco". Empty: chosen by the type of the data set.
     evaluators: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -188,13 +195,13 @@ class TestOptions(Options):
 
 @dataclass(frozen=True)
 class RoILossOptions(Options):
-    """Mean loss over all candidate RoIs of some training images, of any R-CNN, mined or not (the paper, figure 3)."""
+    """Mean loss over all candidate RoIs of some training images (the paper, figure 3), mined or not."""
 
     section: ClassVar[str] = "TEST.ROI_LOSS"
 
-    # Iterations between two measurements; the last iteration is always measured. 0: never.
+    # Number of iterations between two measurements; the last iteration is always measured. 0: never.
     period: int = 0
-    # The first images of the first training set, without augmentation.
+    # Number of images: the first of the first training set, without augmentation.
     num_images: int = 64
 
     def __post_init__(self) -> None:
@@ -219,21 +226,21 @@ class AugOptions(Options):
 
 @dataclass(frozen=True)
 class BoxVotingOptions(Options):
-    """Iterative box regression and voting (Gidaris and Komodakis, ICCV 2015): the paper's +B."""
+    """Iterative box regression and box voting (Gidaris and Komodakis, ICCV 2015): the paper's +B."""
 
     section: ClassVar[str] = "TEST.BOX_VOTING"
 
-    # Whether boxes are regressed in rounds and vote.
+    # Whether box regression is repeated and boxes vote.
     enabled: bool = False
-    # Passes through the head, >= 1: the first takes the proposals, each other one the boxes that the one
-    # before made of them, one per RoI: that of its best class.
+    # Number of passes through the head, >= 1: the first scores the proposals, each later one the regressed
+    # boxes of the pass before, one per RoI: that of its best class.
     rounds: int = 2
-    # IoU in [0, 1] above which NMS on the union of the rounds drops the box of lower score; takes the place
-    # of MODEL.ROI_HEADS.NMS_THRESH_TEST.
+    # IoU in [0, 1] above which NMS on the boxes of all rounds drops the one of lower score; replaces
+    # MODEL.ROI_HEADS.NMS_THRESH_TEST.
     nms_thresh: float = 0.3
-    # IoU in [0, 1] with a box that NMS has kept, from which on a box of its class votes for its coordinates.
+    # IoU in [0, 1] with a box kept by NMS, from which on a box of the same class votes on its coordinates.
     vote_thresh: float = 0.5
-    # Whose boxes vote: those of "all" rounds, or of the "last".
+    # Which boxes vote: those of "all" rounds, or of the "last".
     voters: str = "all"
 
     def __post_init__(self) -> None:
@@ -245,13 +252,13 @@ class BoxVotingOptions(Options):
 
 @dataclass(frozen=True)
 class SoftNMSOptions(Options):
-    """Gaussian soft-NMS (Bodla et al., ICCV 2017) in place of NMS, with voting and scales as without."""
+    """Gaussian soft-NMS (Bodla et al., ICCV 2017) in place of NMS; goes with voting and many scales."""
 
     section: ClassVar[str] = "TEST.SOFT_NMS"
 
-    # Whether scores of overlapping boxes are lowered instead of the boxes dropped.
+    # Whether overlapping boxes get lower scores instead of being dropped.
     enabled: bool = False
-    # The score of a box that overlaps a better one of its class by IoU o is multiplied by exp(-o^2 / SIGMA); > 0.
+    # > 0: the score of a box is multiplied by exp(-IoU^2 / SIGMA) for each better box of its class.
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
@@ -280,6 +287,11 @@ def add_ohem_config(cfg: CN) -> None:
 
 
 def check_values(cfg: CN) -> None:
-    """Raise KeyError or ValueError, naming the key and the valid choices, if any key of this project is wrong."""
+    """Check all keys of this project.
+
+    Raises:
+        KeyError: an unknown key, or a section that is missing.
+        ValueError: a value out of its range; names the key, the value and the valid choices.
+    """
     for options in SECTIONS:
         options.from_config(cfg)

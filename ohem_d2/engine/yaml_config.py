@@ -1,4 +1,4 @@
-"""From a config file and overrides to a checked config."""
+"""Reading and checking YAML configs."""
 
 import logging
 import os
@@ -21,17 +21,19 @@ logger = logging.getLogger(__name__)
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Read a YAML config and overrides, register the catalogues it names and check what can be checked.
+    """Read a YAML config and overrides, register its catalogues and check its keys and values.
 
-    Without CUDA the model goes to the CPU. All checks are made before anything is trained or written, but for
-    the output folder, which is created.
+    Without CUDA the device becomes the CPU. The output folder is created.
 
     Args:
-        config_file: path; "" for the defaults alone.
+        config_file: path; "": only the defaults.
         opts: ``KEY VALUE`` pairs, as on the command line.
 
     Raises:
-        KeyError, ValueError, FileNotFoundError, OSError: one line with file, key or value, and the valid choices.
+        FileNotFoundError: no such config or catalogue.
+        KeyError: an unknown key or registered name.
+        ValueError: a value out of its range, settings that contradict each other, or a bad catalogue.
+        OSError: the output folder cannot be written.
     """
     cfg = get_cfg()
     add_ohem_config(cfg)
@@ -50,7 +52,13 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Raise KeyError or ValueError for settings that are wrong or would do nothing."""
+    """Check the config.
+
+    Raises:
+        KeyError: an unknown key or registered name.
+        ValueError: a value out of its range, or a setting that has no effect with the others.
+        OSError: the output folder cannot be written.
+    """
     check_values(cfg)
     model = cfg.MODEL
     ROI_HEADS_REGISTRY.get(model.ROI_HEADS.NAME)
@@ -98,7 +106,7 @@ def _valid_keys(cfg: CfgNode, section: Sequence[str]) -> str:
 
 
 def check_writable(key: str, folder: str) -> None:
-    """Raise OSError naming `key` unless files can be written to `folder`, which is created."""
+    """Create `folder`; raise OSError with the name of `key` unless files can be written to it."""
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,4 +1,4 @@
-"""Which evaluator a data set gets."""
+"""Building the evaluator of a data set."""
 
 import os
 from pathlib import Path
@@ -16,15 +16,15 @@ _VOC_YEARS = {"voc07": 2007, "voc12": 2012}
 
 
 def build_evaluator(cfg, dataset_name: str) -> DatasetEvaluator:
-    """The evaluators that ``TEST.EVALUATORS`` names, or else that of the data set's ``evaluator_type``.
+    """Build the evaluators in ``TEST.EVALUATORS`` or, if there are none, that of the data set's type.
 
-    For a data set without annotations, what writes the submission for its server. All files go to
-    ``OUTPUT_DIR/inference/DATASET``.
+    For a data set without annotations, the evaluator writes the submission file for its server. All files go
+    to ``OUTPUT_DIR/inference/DATASET``.
 
     Raises:
-        ValueError: another type; an unknown evaluator or one that cannot read the data set; annotations that
-            cannot be evaluated.
-        FileNotFoundError: annotations are missing.
+        ValueError: an unknown ``evaluator_type`` or evaluator, an evaluator that cannot read the data set, or
+            invalid annotations.
+        FileNotFoundError: annotations do not exist.
     """
     metadata = MetadataCatalog.get(dataset_name)
     folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
@@ -56,10 +56,11 @@ def _evaluator_names(cfg, dataset_name: str) -> list[str]:
 
 
 def check_evaluation(cfg) -> None:
-    """Find out before the training whether its result can be evaluated: evaluators read annotations first.
+    """Check before training that the test sets can be evaluated; building an evaluator reads the annotations.
 
     Raises:
-        ValueError, FileNotFoundError: names the data set or the file.
+        ValueError: see `build_evaluator`; names the data set or the file.
+        FileNotFoundError: see `build_evaluator`; names the file.
     """
     for name in cfg.DATASETS.TEST:
         build_evaluator(cfg, name)

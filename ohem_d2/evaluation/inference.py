@@ -1,7 +1,7 @@
-"""Testing as the paper did (section 6.1): many scales, rounds of box regression, box voting; and soft-NMS.
+"""Testing as in the paper (section 6.1): many scales, iterative box regression, box voting; and soft-NMS.
 
-Boxes of images at several sizes meet here. Proposals and detections always lie in an unflipped image whose
-size their ``image_size`` says; `_View` alone knows of flips.
+One image comes in several sizes. Boxes of `Instances` are always in coordinates of the unflipped image at the
+size in ``image_size``; only `_View` deals with flips.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,12 @@ def build_test_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def check_testing(cfg: CfgNode) -> None:
-    """Raise KeyError or ValueError for settings of testing that are wrong, or not for this model."""
+    """Check the settings of testing.
+
+    Raises:
+        KeyError: an unknown key, or a section that is missing.
+        ValueError: a value out of its range, or settings that do not apply to the model.
+    """
     AugOptions.from_config(cfg)
     sizes = cfg.TEST.AUG.MIN_SIZES
     if cfg.TEST.AUG.ENABLED and not (sizes and all(size > 0 for size in sizes)):
@@ -67,25 +72,23 @@ class _View:
         return [tuple(size) for size in self.images.image_sizes]
 
     def move(self, instances: list[Instances]) -> list[Instances]:
-        """Boxes of unflipped images of any size, in this view; or its own boxes, in the unflipped images."""
+        """Boxes of unflipped images of any size, in this view; or boxes of this view, in unflipped images."""
         return [_move(x, size, self.flipped) for x, size in zip(instances, self.sizes)]
 
 
 class RCNNWithTTA(nn.Module):
-    """An R-CNN with all that ``TEST`` says; called as the model in eval mode, it returns the same fields.
+    """An R-CNN tested with all that ``TEST`` configures; inputs and outputs are those of the model.
 
-    Takes the place of Detectron2's `GeneralizedRCNNWithTTA`, and precomputed proposals and keypoints as well.
-    With ``TEST.AUG`` the images come at their own size, the proposals in their coordinates (as
-    `ohem_d2.data.build_test_loader` gives them), and each scale resizes them once; the features of all scales
-    are in memory together. The scale next to ``INPUT.MIN_SIZE_TEST``, unflipped, is the reference: detections
-    are chosen in its coordinates, keypoints are read at it, its RPN proposes where scores are averaged. Masks
-    are averaged. The order of the scales does not matter.
+    Replaces Detectron2's `GeneralizedRCNNWithTTA`, and supports precomputed proposals and keypoints too. With
+    ``TEST.AUG`` the images come at their original size, with proposals in its coordinates (as from
+    `ohem_d2.data.build_test_loader`), and are resized once for each scale; the features of all scales are in
+    memory together. The unflipped scale closest to ``INPUT.MIN_SIZE_TEST`` is the reference: NMS and voting
+    are in its coordinates, keypoints are predicted on it, and where scores are averaged, its RPN makes the
+    proposals. Masks are averaged. The order of the scales does not matter.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
-        """Raises:
-        ValueError, KeyError: see `check_testing`.
-        """
+        """Wrap `model`; errors are those of `check_testing`."""
         super().__init__()
         model = model.module if isinstance(model, DistributedDataParallel) else model
         check_testing(cfg)
@@ -101,7 +104,7 @@ class RCNNWithTTA(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """Inputs and outputs as those of `GeneralizedRCNN` in eval mode."""
+        """Detect; inputs and outputs are those of `GeneralizedRCNN` in eval mode."""
         views = self._views(batched_inputs)
         if self.average:
             rounds = self._rounds(views, batched_inputs)
@@ -132,20 +135,18 @@ class RCNNWithTTA(nn.Module):
         return view.move(self.model.proposal_generator(view.images, view.features, None)[0])
 
     def _rounds(self, views: list[_View], batched_inputs: list[dict]) -> list[list[Instances]]:
-        """Candidates of each round and image, by the mean prediction of `views`, in the size of the first."""
+        """Candidates of each round and image, by the mean prediction of `views`, at the size of the first."""
         sizes, proposals = views[0].sizes, self._proposals(views[0], batched_inputs)
-        rounds = []
-        for number in range(self.voting.rounds if self.voting.enabled else 1):
-            if number > 0:
-                proposals = [_regressed(*x) for x in zip(boxes, scores, sizes)]
-            boxes, scores = self._predict(views, proposals, sizes)
-            rounds.append([_candidates(*x, self.score_thresh) for x in zip(boxes, scores, sizes)])
-        return rounds
+        predictions = [self._predict(views, proposals, sizes)]
+        for _ in range(self.voting.rounds - 1 if self.voting.enabled else 0):
+            proposals = [_regressed(*x) for x in zip(*predictions[-1], sizes)]
+            predictions.append(self._predict(views, proposals, sizes))
+        return [[_candidates(*x, self.score_thresh) for x in zip(*p, sizes)] for p in predictions]
 
     def _predict(
         self, views: list[_View], proposals: list[Instances], sizes: list[Size]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """As `class_predictions` of `proposals`, averaged over `views`, in images of `sizes`."""
+        """`class_predictions` of `proposals`, averaged over `views`, in images of `sizes`."""
         all_boxes, all_scores = [], []
         for view in views:
             boxes, scores = class_predictions(self.model.roi_heads, view.features, view.move(proposals))
@@ -154,16 +155,16 @@ class RCNNWithTTA(nn.Module):
         return _mean(all_boxes), _mean(all_scores)
 
     def _merge(self, views: list[list[list[Instances]]]) -> list[list[Instances]]:
-        """Candidates of each round and image, of all views, in the size of the first.
+        """Candidates of each round and image, of all views together, at the size of the first.
 
-        Where NMS chooses and nothing votes, these are the final detections of each view, as in Detectron2.
+        Without voting and soft-NMS these are the final detections of each view, as in Detectron2.
         """
         if len(views) > 1 and not (self.voting.enabled or self.soft_nms.enabled):
             views = [[[self._suppress(x) for x in images] for images in rounds] for rounds in views]
         return [[_gather(of_image) for of_image in zip(*of_round)] for of_round in zip(*views)]
 
     def _choose(self, rounds: list[list[Instances]]) -> list[Instances]:
-        """The detections among the candidates of all rounds."""
+        """The detections, from the candidates of all rounds."""
         union = [Instances.cat(of_image) for of_image in zip(*rounds)]
         kept = [self._suppress(x) for x in union]
         if self.voting.enabled:
@@ -177,7 +178,7 @@ class RCNNWithTTA(nn.Module):
             found.pred_boxes = Boxes(of_image)
 
     def _suppress(self, candidates: Instances) -> Instances:
-        """The ``TEST.DETECTIONS_PER_IMAGE`` best of an image that NMS or soft-NMS leaves."""
+        """The ``TEST.DETECTIONS_PER_IMAGE`` best of an image after NMS or soft-NMS."""
         boxes, scores, classes = candidates.pred_boxes.tensor, candidates.scores, candidates.pred_classes
         if self.soft_nms.enabled:
             keep, scores = soft_nms(boxes, scores, classes, self.soft_nms.sigma, self.score_thresh, self.topk)
@@ -189,7 +190,7 @@ class RCNNWithTTA(nn.Module):
         return kept[: self.topk] if self.topk >= 0 else kept
 
     def _other_heads(self, views: list[_View], detections: list[Instances]) -> list[Instances]:
-        """The detections, with masks averaged over the views and keypoints of the first one."""
+        """The detections, with masks averaged over the views and keypoints of the first view."""
         heads = self.model.roi_heads
         views = views if getattr(heads, "mask_on", False) else views[:1]
         results = [heads.forward_with_given_boxes(view.features, view.move(detections)) for view in views]
@@ -202,7 +203,7 @@ class RCNNWithTTA(nn.Module):
 
 
 def _tta_mapper(cfg: CfgNode) -> DatasetMapperTTA:
-    """Gives the scales in an order of their own, that next to the size of plain testing first."""
+    """Resizes an image to the scales, sorted, that closest to the size of plain testing first."""
     aug, usual = cfg.TEST.AUG, cfg.INPUT.MIN_SIZE_TEST
     sizes = sorted(set(aug.MIN_SIZES), key=lambda size: (abs(size - usual), size))
     return DatasetMapperTTA(min_sizes=sizes, max_size=aug.MAX_SIZE, flip=aug.FLIP)
@@ -217,7 +218,7 @@ def _is_flipped(inputs: dict) -> bool:
 
 
 def _candidates(boxes: Tensor, scores: Tensor, size: Size, score_thresh: float) -> Instances:
-    """Boxes (clipped), scores and classes of all pairs of a RoI and a class above `score_thresh`."""
+    """Clipped boxes, scores and classes of the pairs of a RoI and a class scored above `score_thresh`."""
     valid = boxes.isfinite().flatten(1).all(dim=1) & scores.isfinite().all(dim=1)
     boxes, scores = boxes[valid], scores[valid, :-1]
     rois, classes = (scores > score_thresh).nonzero(as_tuple=True)
@@ -227,7 +228,7 @@ def _candidates(boxes: Tensor, scores: Tensor, size: Size, score_thresh: float) 
 
 
 def _regressed(boxes: Tensor, scores: Tensor, size: Size) -> Instances:
-    """RoIs of the next round: of each RoI the box of its best class, clipped; empty ones are left out."""
+    """RoIs of the next round: of each RoI the clipped box of its best class, unless that is empty."""
     best = scores[:, :-1].argmax(dim=1) if boxes.shape[1] > 1 else 0
     chosen = boxes[torch.arange(len(boxes), device=boxes.device), best]
     chosen = Boxes(chosen[chosen.isfinite().all(dim=1)])
@@ -236,24 +237,24 @@ def _regressed(boxes: Tensor, scores: Tensor, size: Size) -> Instances:
 
 
 def _flat(instances: list[Instances], num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, scores and groups (a class of an image each) of a batch."""
+    """Boxes, scores and groups of a batch; a group is a class of an image."""
     boxes = torch.cat([x.pred_boxes.tensor for x in instances])
     groups = torch.cat([i * num_classes + x.pred_classes for i, x in enumerate(instances)])
     return boxes, torch.cat([x.scores for x in instances]), groups
 
 
 def _mean(of_views: list[list[Tensor]]) -> list[Tensor]:
-    """For each image the mean over the views."""
+    """The mean over the views, for each image."""
     return [torch.stack(of_image).mean(dim=0) for of_image in zip(*of_views)]
 
 
 def _gather(of_image: Sequence[Instances]) -> Instances:
-    """What several views found in an image, in the size of the first."""
+    """The candidates of several views of an image, at the size of the first."""
     return Instances.cat([_move(x, of_image[0].image_size) for x in of_image])
 
 
 def _move(instances: Instances, size: Size, flip: bool = False) -> Instances:
-    """A copy whose ``pred_boxes``, else ``proposal_boxes``, lie in the image at another size, clipped."""
+    """A copy with ``pred_boxes`` (or else ``proposal_boxes``) in the image at another size, clipped."""
     field = "pred_boxes" if instances.has("pred_boxes") else "proposal_boxes"
     boxes = Boxes(_move_boxes(instances.get(field).tensor, instances.image_size, size, flip))
     boxes.clip(size)
@@ -261,7 +262,7 @@ def _move(instances: Instances, size: Size, flip: bool = False) -> Instances:
 
 
 def _move_boxes(boxes: Tensor, source: Size, target: Size, flip: bool) -> Tensor:
-    """Boxes (..., 4) of an image of size `source`, in that image at size `target`, mirrored or not."""
+    """Boxes (..., 4) of an image at size `source`, in that image at size `target`, flipped or not."""
     scale_y, scale_x = (new / old for new, old in zip(target, source))
     boxes = boxes * boxes.new_tensor([scale_x, scale_y] * 2)
     if not flip:

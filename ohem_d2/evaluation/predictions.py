@@ -1,6 +1,6 @@
 """Box predictions before NMS.
 
-Shape letters: R_i RoIs of image i, K foreground classes, L = K, or 1 where all classes share their boxes.
+Shape letters: R_i = RoIs of image i, K = foreground classes, L = K, or 1 for class-agnostic boxes.
 """
 
 from detectron2.modeling.roi_heads import ROIHeads
@@ -13,20 +13,20 @@ from ..modeling.box_forward import box_forward, find_box_forward
 def class_predictions(
     heads: ROIHeads, features: dict[str, Tensor], proposals: list[Instances]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Regressed boxes and class scores of `proposals`: what the inference of `heads` chooses detections from.
+    """Regressed boxes and class scores of `proposals`, as the inference of `heads` has them before NMS.
 
-    A cascade gives the boxes of its last stage and the mean of the scores of all stages.
+    For a cascade, these are the boxes of the last stage and the mean of the scores of all stages.
 
     Args:
         heads: of one of Detectron2's families, in eval mode.
-        features: the feature maps that ``heads.forward`` would get.
+        features: the feature maps, as for ``heads.forward``.
         proposals: one `Instances` per image with ``proposal_boxes``.
 
     Returns:
-        for each image boxes (R_i, L, 4), not clipped, and scores (R_i, K + 1), background last; both float32.
+        per image boxes (R_i, L, 4), not clipped, and scores (R_i, K + 1), background last; both float32.
 
     Raises:
-        TypeError: heads of no known family.
+        TypeError: heads of no known family, or for rotated boxes.
     """
     stages = list(box_forward(heads, features, proposals))
     predictor, predictions, proposals, _ = stages[-1]
@@ -39,7 +39,7 @@ def class_predictions(
 
 
 def check_heads(heads: type) -> None:
-    """Raise ValueError unless `class_predictions` can run such heads."""
+    """Raise ValueError unless `class_predictions` can run heads of this class."""
     try:
         find_box_forward(heads)
     except TypeError as error:

@@ -1,16 +1,16 @@
-"""Losses of single RoIs, not averaged: what the mean losses of an R-CNN are the mean of.
+"""Losses of an R-CNN for each RoI, not averaged.
 
-Shape letters: R RoIs, K foreground classes. Label K is the background.
+Shape letters: R = RoIs, K = foreground classes. Label K is the background.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-_IOU_LOSSES = {
+_IOU_LOSSES: dict[str, Callable[..., Tensor]] = {
     "giou": generalized_box_iou_loss,
     "diou": distance_box_iou_loss,
     "ciou": complete_box_iou_loss,
@@ -36,7 +36,7 @@ def sigmoid_classification_losses(
     """Binary cross-entropy of each RoI, summed over the K foreground classes.
 
     Args:
-        logits: (R, K + 1); the last column, the background, takes no part. Computed in float32.
+        logits: (R, K + 1), computed in float32; the last column, the background, is not used.
         labels: (R,) int64 in [0, K]; a background RoI is a negative of every class.
         class_weights: (K,) weight of each class, e.g. 0 or 1 for a federated loss; None: all 1.
 
@@ -49,13 +49,14 @@ def sigmoid_classification_losses(
 
 
 def encode_boxes(boxes: Tensor, targets: Tensor, weights: Sequence[float]) -> Tensor:
-    """Regression targets (dx, dy, dw, dh) that take `boxes` to `targets` (R-CNN, appendix C).
+    """Regression targets (dx, dy, dw, dh) that transform `boxes` into `targets` (R-CNN, appendix C).
 
-    Unlike Detectron2's ``Box2BoxTransform.get_deltas``, which computes the same, it does not stop the host
-    to check the boxes: a box without area gives inf or NaN in its own row.
+    Equals Detectron2's ``Box2BoxTransform.get_deltas``, but does not synchronise host and device to check the
+    boxes: a box without area gives inf or NaN in its own row.
 
     Args:
-        boxes, targets: (R, 4) XYXY_ABS.
+        boxes: (R, 4) XYXY_ABS.
+        targets: (R, 4) XYXY_ABS.
         weights: the factors of dx, dy, dw and dh.
 
     Returns:
@@ -70,10 +71,12 @@ def encode_boxes(boxes: Tensor, targets: Tensor, weights: Sequence[float]) -> Te
 def smooth_l1_losses(deltas: Tensor, targets: Tensor, beta: float) -> Tensor:
     """Smooth L1 loss of each RoI, summed over its 4 coordinates.
 
-    With d = |delta - target|: 0.5 d^2 / beta where d < beta, else d - 0.5 beta. `beta` 0 is plain L1.
+    With d = |delta - target|: 0.5 d^2 / beta where d < beta, else d - 0.5 beta.
 
     Args:
-        deltas, targets: (R, 4).
+        deltas: (R, 4), any floating type; computed in float32.
+        targets: (R, 4).
+        beta: >= 0; 0 is plain L1.
 
     Returns:
         (R,) float32, >= 0.
@@ -86,7 +89,8 @@ def box_iou_losses(kind: str, boxes: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         kind: "giou", "diou" or "ciou".
-        boxes, targets: (R, 4) XYXY_ABS.
+        boxes: (R, 4) XYXY_ABS, any floating type; computed in float32.
+        targets: (R, 4) XYXY_ABS.
 
     Returns:
         (R,) float32, >= 0.

@@ -1,4 +1,4 @@
-"""The guard of the read-only pass: a forward that leaves no trace in the module."""
+"""The read-only pass: a forward that does not change the module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +10,17 @@ from torch.nn.modules.dropout import _DropoutNd
 
 @contextmanager
 def read_only(module: nn.Module, dropout: bool, device: torch.device) -> Iterator[None]:
-    """Run `module` inside without gradient, graph or change of state.
+    """A block in which `module` runs without gradient, graph or change of state.
 
-    Every submodule is in eval mode inside: normalisation uses its running statistics, updates none and, where
-    it is synchronised, does not communicate, so that the output for a RoI depends on that RoI alone. After it,
-    also after an exception, the `training` flags and the state of the random generators are what they were.
+    Inside, every submodule is in eval mode: normalisation uses its running statistics, does not update them
+    and, where it is synchronised, does not communicate. So the output for a RoI depends on that RoI only.
+    Afterwards, also after an exception, the ``training`` flags and the states of the random number generators
+    are what they were before.
 
     Args:
-        module: what will be run, and all below it.
-        dropout: True: the dropout layers below `module` that are in training mode stay active.
-        device: the device that `module` runs on; its generator and the CPU's are restored.
+        module: the module that runs; all its submodules are guarded.
+        dropout: True: dropout layers in `module` that are in training mode stay active.
+        device: the device that `module` runs on; its random number generator and the CPU's are restored.
     """
     flags = [(m, m.training) for m in module.modules()]
     cuda = [device] if device.type == "cuda" else []

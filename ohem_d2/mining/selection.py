@@ -1,6 +1,6 @@
 """Selection of the hard RoIs of a mini-batch (the paper, section 4).
 
-Shape letters: R candidate RoIs of all images, S survivors of NMS, H selected ("hard") RoIs.
+Shape letters: R = candidate RoIs of all images, S = survivors of NMS, H = selected ("hard") RoIs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,33 +12,33 @@ from torch import Tensor
 
 from .suppression import suppress_duplicates
 
-# RoIs of an image that NMS looks at first, those of highest loss. Its time and memory grow with their square; what
-# it keeps of them it keeps of all, since a RoI is dropped by harder ones alone.
+# Number of RoIs of an image, those of highest loss, that go into NMS at first: its time and memory grow with
+# the square of their number. The survivors among them are the same as if all went in, since a RoI is
+# suppressed only by RoIs of higher loss.
 NMS_TOPK = 4096
 
 
 class RankedRoIs(NamedTuple):
-    """Result of `rank_hard_rois`, all on the device of the RoIs; indices are int64, into the R candidates."""
+    """Result of `rank_hard_rois`, on the device of the RoIs; indices are int64, into the R candidates."""
 
-    order: (
-        Tensor  # (S,) first the H selected, grouped by image id ascending, within an image by loss descending
-    )
+    # (S,) the survivors: first the H selected, grouped by image id ascending, in an image by loss descending.
+    order: Tensor
     num_selected: Tensor  # () int64, H
-    survivors: Tensor  # (S,) what NMS kept, by loss descending over all images
-    num_not_finite: Tensor  # () int64, losses of the R that are infinite or NaN
+    survivors: Tensor  # (S,) by loss descending over all images
+    num_not_finite: Tensor  # () int64, number of infinite or NaN losses among the R
 
     @property
     def is_selected(self) -> Tensor:
-        """(S,) bool, of `order`."""
+        """(S,) bool: which of `order` are selected."""
         return torch.arange(len(self.order), device=self.order.device) < self.num_selected
 
 
 class HardRoIs(NamedTuple):
     """Result of `mine_hard_rois`."""
 
-    rows: list[Tensor]  # of each image (H_i,) int64, places among the RoIs of the image, by loss descending
-    num_survivors: int  # of NMS, all images together
-    measured: dict[str, float]  # of `measure`
+    rows: list[Tensor]  # per image (H_i,) int64, indices into the RoIs of the image, by loss descending
+    num_survivors: int  # of NMS, in all images together
+    measured: dict[str, float]  # the scalars of `measure`
 
 
 @torch.no_grad()
@@ -52,11 +52,11 @@ def select_hard_rois(
     *,
     num_images: int | None = None,
 ) -> Tensor:
-    """Indices of the RoIs to train on: the ones of highest loss that are not duplicates of each other.
+    """Indices of the RoIs to train on: those of highest loss that are not duplicates of each other.
 
     Within each image, take the RoI of highest loss, drop the others whose IoU with it is above `nms_thresh`,
     repeat; then keep the `num_per_image` survivors of highest loss. Fewer survivors: all of them, no padding.
-    Of equal losses the lower index comes first, so that the same inputs select the same RoIs on every run.
+    Of equal losses the lower index comes first, so the same inputs select the same RoIs on every run.
     Source: Shrivastava, Gupta and Girshick, CVPR 2016, section 4.
 
     Args:
@@ -66,9 +66,9 @@ def select_hard_rois(
         num_per_image: budget of one image, >= 1 (b = B / N of the paper).
         nms_thresh: IoU in [0, 1] above which a RoI is a duplicate; None or 1: no de-duplication.
         class_ids: (R,) integer >= 0; only RoIs of equal class suppress each other (the authors' released
-            code). None: any two RoIs of an image do (the paper).
+            code). None: RoIs of an image suppress each other whatever their class (the paper).
         num_images: pool the budget: select the `num_per_image` * `num_images` survivors of highest loss of
-            the whole batch (the authors' released code). None: a budget for each image.
+            the whole batch (the authors' released code). None: one budget per image.
 
     Returns:
         (H,) int64 indices into R, grouped by image id ascending, within an image by loss descending. Empty
@@ -76,7 +76,7 @@ def select_hard_rois(
 
     Raises:
         ValueError: a shape, dtype or range that does not fit.
-        FloatingPointError: a loss that is not finite; names the images.
+        FloatingPointError: a non-finite loss; names the images.
     """
     ranked = rank_hard_rois(
         losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images=num_images
@@ -98,28 +98,33 @@ def mine_hard_rois(
     pool_budget: bool = False,
     measure: Callable[[RankedRoIs], Mapping[str, Tensor]] = lambda ranked: {},
 ) -> HardRoIs:
-    """As `select_hard_rois`, for a training loop, which has the RoIs of one image after those of another.
+    """`select_hard_rois` for a training loop, where the RoIs are concatenated image by image.
 
-    All that the host needs to know of the selection comes to it in one copy, and what `measure` returns with it.
+    After NMS, host and device are synchronised once: the sizes of the selection and the scalars of `measure`
+    are copied together.
 
     Args:
         losses: (R,), see `select_hard_rois`; likewise `boxes`, `num_per_image`, `nms_thresh` and `class_ids`.
         boxes: (R, 4).
-        num_rois: RoIs of each image; their sum is R.
+        num_rois: number of RoIs of each image, in order; their sum is R.
         num_per_image: budget of one image.
-        nms_thresh: of de-duplication.
+        nms_thresh: IoU above which a RoI is a duplicate.
         class_ids: (R,) or None.
-        pool_budget: select the `num_per_image` hardest times the number of images, of all images together.
-        measure: figures to log: from the ranking to scalars on the device. The selection does not depend on them.
+        pool_budget: select the `num_per_image` * N hardest of all N images together.
+        measure: a function from the ranking to named scalars on the device, such as figures to log. If NMS
+            is repeated with more RoIs, it is called again, and the last result counts.
 
     Raises:
-        ValueError, FloatingPointError: see `select_hard_rois`.
+        ValueError: a shape, dtype or range that does not fit.
+        FloatingPointError: a non-finite loss; names the images by their index.
     """
+    if not num_rois or sum(num_rois) != losses.numel():
+        raise ValueError(f"num_rois must be one number per image, of sum {losses.numel()}, got {num_rois}")
     image_ids = torch.cat([losses.new_full((n,), i, dtype=torch.long) for i, n in enumerate(num_rois)])
     num_images = len(num_rois)
 
     def rank(rows: Tensor | None) -> RankedRoIs:
-        """Rank the RoIs of `rows`, or all, which copies nothing."""
+        """Rank the RoIs of `rows`, or all."""
         pooled = num_images if pool_budget else None
         if rows is None:
             arguments = losses, boxes, image_ids, num_per_image, nms_thresh, class_ids
@@ -127,10 +132,11 @@ def mine_hard_rois(
         classes = None if class_ids is None else class_ids[rows]
         arguments = losses[rows], boxes[rows], image_ids[rows], num_per_image, nms_thresh, classes
         ranked = rank_hard_rois(*arguments, num_images=pooled)
-        return ranked._replace(order=rows[ranked.order], survivors=rows[ranked.survivors])
+        order, survivors = rows[ranked.order], rows[ranked.survivors]
+        return RankedRoIs(order, ranked.num_selected, survivors, _count_not_finite(losses))
 
     def read(ranked: RankedRoIs) -> tuple[list[int], dict[str, float]]:
-        """RoIs selected of each image, and the figures."""
+        """The number of selected RoIs of each image, and the scalars of `measure`."""
         scalars = measure(ranked)
         counts = image_ids.new_zeros(num_images)
         counts.scatter_add_(0, image_ids[ranked.order], ranked.is_selected.long())
@@ -139,13 +145,13 @@ def mine_hard_rois(
             on_device.append(torch.stack(list(scalars.values())))
         num_not_finite, *values = torch.cat(on_device).tolist()
         _require_finite(int(num_not_finite), losses, image_ids)
-        return [int(n) for n in values[:num_images]], dict(zip(scalars, values[num_images:]))
+        return [int(n) for n in values[:num_images]], dict(zip(scalars, map(float, values[num_images:])))
 
-    # A pooled budget can take any number of an image's RoIs.
+    # Of a pooled budget, any number of RoIs can go to one image.
     is_cut = max(num_rois) > NMS_TOPK and not pool_budget
     ranked = rank(_hardest_of_each_image(losses, num_rois) if is_cut else None)
     counts, measured = read(ranked)
-    if is_cut and sum(counts) < num_per_image * num_images:  # too many of the hardest are duplicates
+    if is_cut and sum(counts) < num_per_image * num_images:  # too few survive among the hardest
         ranked = rank(None)
         counts, measured = read(ranked)
     selected = ranked.order[: sum(counts)].split(counts)
@@ -164,9 +170,9 @@ def rank_hard_rois(
     *,
     num_images: int | None = None,
 ) -> RankedRoIs:
-    """As `select_hard_rois`, without reading the result: on CUDA NMS alone synchronises host and device.
+    """`select_hard_rois` without copying the result to the host; non-finite losses are counted, not refused.
 
-    Losses are counted, not refused, where they are not finite.
+    On CUDA, only NMS synchronises host and device.
     """
     _check_arguments(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images)
     if nms_thresh is None or nms_thresh == 1:
@@ -174,14 +180,18 @@ def rank_hard_rois(
     else:
         groups = image_ids if class_ids is None else _joint_ids(image_ids, class_ids)
         survivors = suppress_duplicates(losses, boxes, groups, nms_thresh)
-    grouped = torch.sort(image_ids[survivors], stable=True).indices  # places among the survivors
+    grouped = torch.sort(image_ids[survivors], stable=True).indices  # into the survivors
     if num_images is None:
         over_budget = _rank_in_image(image_ids[survivors[grouped]]) >= num_per_image
     else:
         over_budget = grouped >= num_per_image * num_images
     in_budget_first = torch.sort(over_budget.byte(), stable=True).indices
     order = survivors[grouped[in_budget_first]]
-    return RankedRoIs(order, (~over_budget).sum(), survivors, (~torch.isfinite(losses)).sum())
+    return RankedRoIs(order, (~over_budget).sum(), survivors, _count_not_finite(losses))
+
+
+def _count_not_finite(losses: Tensor) -> Tensor:
+    return (~torch.isfinite(losses)).sum()
 
 
 def _require_finite(num_not_finite: int, losses: Tensor, image_ids: Tensor) -> None:
@@ -193,18 +203,20 @@ def _require_finite(num_not_finite: int, losses: Tensor, image_ids: Tensor) -> N
 
 
 def _hardest_of_each_image(losses: Tensor, num_rois: Sequence[int]) -> Tensor:
-    """Rows of the `NMS_TOPK` highest losses of each image, of equal ones the lower row first."""
+    """Rows of the `NMS_TOPK` highest losses of each image; of equal losses the lower row comes first."""
     firsts = accumulate(num_rois, initial=0)
     ranked = [torch.sort(x, descending=True, stable=True).indices for x in losses.split(list(num_rois))]
     return torch.cat([first + rows[:NMS_TOPK] for first, rows in zip(firsts, ranked)])
 
 
 def _joint_ids(image_ids: Tensor, class_ids: Tensor) -> Tensor:
+    """One id per pair of image and class."""
     num_classes = class_ids.max() + 1 if class_ids.numel() > 0 else 1
     return image_ids * num_classes + class_ids
 
 
 def _rank_in_image(grouped_ids: Tensor) -> Tensor:
+    """0, 1, 2, ... for each run of equal ids; `grouped_ids` is sorted."""
     places = torch.arange(len(grouped_ids), device=grouped_ids.device)
     return places - torch.searchsorted(grouped_ids, grouped_ids)
 

@@ -1,4 +1,4 @@
-"""De-duplication of hard RoIs: greedy non-maximum suppression with the loss as score."""
+"""De-duplication of hard RoIs: greedy non-maximum suppression (NMS) with the loss as score."""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,14 @@ from torchvision.ops import nms
 def suppress_duplicates(losses: Tensor, boxes: Tensor, groups: Tensor, iou_thresh: float) -> Tensor:
     """Greedy NMS within each group, all groups in one call.
 
-    RoIs that overlap much have losses that correlate much; without this step the same hard region would be
-    counted many times (the paper, section 4.2).
+    Losses of RoIs that overlap are correlated; without this step the same hard region would be counted many
+    times (the paper, section 4.2).
 
     Args:
         losses: (R,) score of each RoI, finite.
         boxes: (R, 4) XYXY_ABS.
         groups: (R,) integer >= 0; only RoIs of the same group suppress each other.
-        iou_thresh: a RoI whose IoU with a kept one of its group is above it is dropped.
+        iou_thresh: a RoI is dropped if its IoU with a kept RoI of its group is above this.
 
     Returns:
         (S,) int64, the kept RoIs by loss descending; of equal losses the lower index comes first.
@@ -25,20 +25,21 @@ def suppress_duplicates(losses: Tensor, boxes: Tensor, groups: Tensor, iou_thres
 
 
 def _all_at_once(losses: Tensor, boxes: Tensor, groups: Tensor, iou_thresh: float) -> Tensor:
-    """One launch and one wait of the host. Compares boxes of different groups as well, which are moved apart.
+    """One NMS for all groups, with a single host-device synchronisation; for GPUs.
 
-    By a whole number of pixels, in double precision, so that boxes on integer coordinates get exactly the IoU
-    that they have.
+    Boxes of different groups are compared as well, so they are moved apart: by a whole number of pixels, in
+    double precision, so that the IoU of boxes on integer coordinates does not change.
     """
     if boxes.numel() > 0:
         span = torch.ceil(boxes.max()) - torch.floor(boxes.min())
         boxes = boxes + (groups.double() * span).unsqueeze(1)
-    # The kernel takes the threshold in float32: with half a unit more, rounding does not take it below.
-    return nms(boxes, losses, iou_thresh + 2**-25)
+    # The kernel rounds the threshold to float32; with half a unit in the last place more, never downwards.
+    kept: Tensor = nms(boxes, losses, iou_thresh + 2**-25)
+    return kept
 
 
 def _group_by_group(losses: Tensor, boxes: Tensor, groups: Tensor, iou_thresh: float) -> Tensor:
-    """Compares boxes of the same group alone; a CPU waits for nothing."""
+    """One NMS per group, which compares fewer boxes; for CPUs, where nothing is synchronised."""
     sizes = groups.unique(return_counts=True)[1].tolist()
     rows_of_groups = torch.sort(groups, stable=True).indices.split(sizes)
     kept = torch.cat(

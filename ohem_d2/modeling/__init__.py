@@ -1,4 +1,4 @@
-"""Detectron2 glue: RoI heads, proposal networks and one-stage detectors that train on hard examples; backbones."""
+"""RoI heads, proposal networks and one-stage detectors that train on hard examples; backbones."""
 
 from .backbones import VGG16, VGG_CNN_M_1024, TorchvisionBackbone, VGG16BoxHead, VGG_CNN_M_1024BoxHead
 from .candidates import inspect_candidates

@@ -1,6 +1,6 @@
-"""Online hard example mining for detectors that train on anchors: what RPN and one-stage detectors share.
+"""Online hard example mining of anchors, for region proposal networks and one-stage detectors.
 
-Shape letters: N images, R anchors of one image (all levels together), T of them that go into NMS.
+Shape letters: N = images, R = anchors of one image (of all levels), T = those of them that go into NMS.
 """
 
 from typing import NamedTuple
@@ -26,34 +26,34 @@ class HardAnchors(NamedTuple):
     """Result of `mine_anchors`."""
 
     selected: Tensor  # (N, R) bool
-    scalars: dict[
-        str, float
-    ]  # as `roi_scalars`, and numbers of candidates and survivors, all images together
+    # As `selection_scalars`, and the numbers of candidates and of survivors of NMS, in all images together.
+    scalars: dict[str, float]
 
 
 class AnchorOHEMMixin:
-    """Trains a dense detector of Detectron2 on its hard anchors alone.
+    """Trains a dense detector of Detectron2 on its hard anchors only.
 
     Mining is a filter in front of the parent's ``losses``: that method gets the predictions of all anchors,
-    so that the loss of each is known without a second forward pass. The hard ones keep their labels, the
-    others are labelled -1 (ignore), and the parent computes its own losses. State dict and inference are the
-    parent's.
+    so the loss of each is known without a second forward pass. Hard anchors keep their labels, the others are
+    labelled -1 (ignore), and the parent computes its losses. State dict and inference are the parent's.
 
-    A subclass says with `anchor_losses` what the loss of one anchor is, with `is_foreground` which labels are
-    objects, which class of Detectron2 its parent is or derives from, and which options it has.
+    A subclass defines `anchor_losses`, `is_foreground`, `family` and `options_class`.
     """
 
+    # The class of Detectron2 that the parent is or derives from.
     family: type[nn.Module]
     options_class: type[AnchorOHEMOptions]
 
     @configurable
     def __init__(self, *, ohem: AnchorOHEMOptions | None = None, **kwargs):
-        """Args:
+        """Build the parent.
+
+        Args:
             ohem: how to mine; None: the defaults.
-            kwargs: the parent's.
+            kwargs: arguments of the parent.
 
         Raises:
-            TypeError: a parent whose anchors cannot be ranked.
+            TypeError: the anchors of the parent cannot be ranked.
         """
         super().__init__(**kwargs)
         self.ohem = ohem if ohem is not None else self.options_class()
@@ -73,11 +73,16 @@ class AnchorOHEMMixin:
         pred_anchor_deltas: list[Tensor],
         gt_boxes: list[Tensor],
     ) -> Tensor:
-        """Loss of each anchor: what the parent's ``losses`` sums, before it divides the sum.
+        """Loss of each anchor: the terms that the parent's ``losses`` sums before it normalises the sum.
+
+        The arguments are those of ``losses``.
 
         Args:
-            anchors, pred_logits, pred_anchor_deltas, gt_boxes: of ``losses``, a list of levels or of images.
+            anchors: per level R_l boxes, XYXY_ABS.
+            pred_logits: per level (N, R_l) or (N, R_l, K).
             gt_labels: (N, R).
+            pred_anchor_deltas: per level (N, R_l, 4).
+            gt_boxes: per image (R, 4) XYXY_ABS.
 
         Returns:
             (N, R) float32, >= 0; arbitrary where an anchor is labelled -1.
@@ -85,12 +90,12 @@ class AnchorOHEMMixin:
         raise NotImplementedError
 
     def is_foreground(self, gt_labels: Tensor) -> Tensor:
-        """Which anchors are objects: bool, of the shape of `gt_labels`."""
+        """Which labels are those of objects: bool, of the shape of `gt_labels`."""
         raise NotImplementedError
 
     @torch.jit.unused
     def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes) -> dict[str, Tensor]:
-        """The parent's losses of the hard anchors; arguments and result are the parent's."""
+        """The parent's losses, of the hard anchors only."""
         if self.is_mining:
             gt_labels = torch.stack(gt_labels)
             gt_labels = self._hard_labels(anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes)
@@ -127,25 +132,26 @@ class AnchorOHEMMixin:
 def mine_anchors(
     losses: Tensor, anchors: Tensor, candidates: Tensor, foreground: Tensor, options: AnchorOHEMOptions
 ) -> HardAnchors:
-    """Choose the anchors of each image to train on, as `ohem_d2.mining.select_hard_rois` chooses RoIs.
+    """Select the anchors of each image to train on, as `ohem_d2.mining.select_hard_rois` selects RoIs.
 
-    Only the ``options.pre_nms_topk`` candidates of highest loss go into NMS. That changes no selection but
-    one in which fewer than the budget survive: a box is suppressed by boxes of higher loss alone.
+    Only the ``options.pre_nms_topk`` candidates of highest loss go into NMS. Since a box is suppressed only
+    by boxes of higher loss, this does not change the selection, unless fewer than the budget survive.
 
     Args:
         losses: (N, R) floating point, >= 0.
-        anchors: (R, 4) XYXY_ABS, the same for all images. NMS takes them, not the boxes predicted for them.
-        candidates: (N, R) bool; no other anchor is selected or suppresses a candidate.
+        anchors: (R, 4) XYXY_ABS, the same for all images. NMS is on them, not on predicted boxes.
+        candidates: (N, R) bool; other anchors are not selected and suppress nothing.
         foreground: (N, R) bool, for the log.
-        options: budget of an image and threshold of NMS.
+        options: budget of one image, limit and threshold of NMS.
 
     Returns:
-        of each image at most ``options.batch_size_per_image`` anchors; of equal losses the lower index first.
+        at most ``options.batch_size_per_image`` anchors per image; of equal losses the lower index comes
+            first.
 
     Raises:
-        FloatingPointError: a candidate's loss is not finite; names the images.
+        FloatingPointError: a candidate has a non-finite loss; names the images by their index.
     """
-    losses = losses.masked_fill(~candidates, -1.0)  # below those of all candidates
+    losses = losses.masked_fill(~candidates, -1.0)  # lower than any loss of a candidate
     ranked = losses.sort(dim=1, descending=True, stable=True).indices[:, : options.pre_nms_topk]  # (N, T)
     images = torch.arange(len(losses), device=losses.device).unsqueeze(1).expand_as(ranked).flatten()
     rows = ranked.flatten()
@@ -178,9 +184,11 @@ def anchor_box_losses(
     pred_anchor_deltas: list[Tensor],
     gt_boxes: list[Tensor],
 ) -> Tensor:
-    """Box loss of each anchor, with the type, beta and transform that `model` (RPN or RetinaNet) trains with.
+    """Box loss of each anchor, of the type and with the beta and the transform of `model`.
 
     Args:
+        model: an RPN or a RetinaNet.
+        anchors: per level R_l boxes, XYXY_ABS.
         foreground: (N, R) bool.
         pred_anchor_deltas: per level (N, R_l, 4).
         gt_boxes: per image (R, 4) XYXY_ABS.

@@ -1,9 +1,11 @@
-"""How RoIs become class scores and box deltas: the one thing that differs between Detectron2's families of RoI heads.
+"""From RoIs to class scores and box deltas, for each of Detectron2's families of RoI heads.
 
-All private methods of these heads that the project leans on are called here and nowhere else.
+This is the only file that calls private methods of these heads.
+
+Shape letters: R = RoIs of all images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -16,13 +18,14 @@ from .pooling import pool_rois
 
 
 class BoxStage(NamedTuple):
-    """What one predictor makes of R RoIs. Only cascades have more than one stage."""
+    """The predictions of one stage. Only cascades have more than one."""
 
     predictor: nn.Module
-    predictions: tuple[Tensor, ...]  # of ``predictor``: class scores and box deltas
-    proposals: list[Instances]  # the RoIs that it was given, and in a cascade with targets their labels
-    # (R,) factor of the loss of each RoI: 1, or after the first stage 0 where the stage before has left an empty box
-    # and NaN where half precision has overflowed in it. None: 1 for all.
+    predictions: tuple[Tensor, ...]  # output of ``predictor``: class scores and box deltas
+    # The RoIs of the stage; those of the later stages of a cascade with targets are labelled.
+    proposals: list[Instances]
+    # (R,) factor of the loss of each RoI. In a cascade with targets 0 if an earlier stage made the box empty,
+    # NaN if one made it non-finite (half precision can overflow), else 1. None: 1 for all.
     weights: Tensor | None = None
 
 
@@ -35,11 +38,11 @@ def box_forward(
     """Run the box head and its predictor on RoIs, stage by stage.
 
     Args:
-        heads: of one of Detectron2's families, no submodule in training mode but dropout.
-        features: the feature maps that ``heads.forward`` would get.
+        heads: of one of Detectron2's families, in eval mode but for dropout layers.
+        features: the feature maps, as for ``heads.forward``.
         proposals: one `Instances` per image with ``proposal_boxes``.
-        targets: the objects of each image; later stages of a cascade are then labelled, each by its own matcher.
-            None: as in inference.
+        targets: the objects of each image; the RoIs of the later stages of a cascade are then labelled, each
+            by the matcher of its stage. None: as in inference.
 
     Raises:
         TypeError: see `find_box_forward`.
@@ -47,11 +50,11 @@ def box_forward(
     return find_box_forward(type(heads))(heads, features, proposals, targets)
 
 
-def find_box_forward(heads: type):
-    """The function of this file that runs such heads.
+def find_box_forward(heads: type) -> Callable[..., Iterator[BoxStage]]:
+    """The function that runs heads of this class.
 
     Raises:
-        TypeError: heads of no known family, or with rotated boxes.
+        TypeError: heads of no known family, or for rotated boxes.
     """
     if not issubclass(heads, RROIHeads):
         for family, forward in _FAMILIES.items():
@@ -72,9 +75,9 @@ def box_predictors(heads: ROIHeads) -> list[nn.Module]:
 def box_forward_standard(
     heads: StandardROIHeads, features, proposals, targets: list[Instances] | None
 ) -> Iterator[BoxStage]:
-    """Pooler, box head, predictor."""
+    """Standard heads: pooler, box head, predictor."""
     maps, boxes = [features[f] for f in heads.box_in_features], [p.proposal_boxes for p in proposals]
-    has_dropout = any(m.training for m in heads.box_head.modules())  # nothing else is in training mode here
+    has_dropout = any(m.training for m in heads.box_head.modules())  # all else is in eval mode
     pooled, rows = pool_rois(heads.box_pooler, maps, boxes, share=not has_dropout)
     box_features = heads.box_head(pooled)
     if rows is not None:
@@ -85,7 +88,7 @@ def box_forward_standard(
 def box_forward_res5(
     heads: Res5ROIHeads, features, proposals, targets: list[Instances] | None
 ) -> Iterator[BoxStage]:
-    """Pooler and fifth stage of the ResNet, mean over the cells, predictor."""
+    """Heads on C4 features: pooler, fifth stage of the ResNet, mean over the cells, predictor."""
     maps, boxes = [features[f] for f in heads.in_features], [p.proposal_boxes for p in proposals]
     box_features = heads._shared_roi_transform(maps, boxes).mean(dim=[2, 3])
     yield BoxStage(heads.box_predictor, heads.box_predictor(box_features), proposals)
@@ -94,20 +97,16 @@ def box_forward_res5(
 def box_forward_cascade(
     heads: CascadeROIHeads, features, proposals, targets: list[Instances] | None
 ) -> Iterator[BoxStage]:
-    """Each stage on the boxes of the one before."""
-    maps, sizes, weights = (
-        [features[f] for f in heads.box_in_features],
-        [p.image_size for p in proposals],
-        None,
-    )
-    predictions = ()
+    """Cascades: each stage runs on the regressed boxes of the stage before."""
+    maps, sizes = [features[f] for f in heads.box_in_features], [p.image_size for p in proposals]
+    predictions, weights = (), None
     for number, predictor in enumerate(heads.box_predictor):
         if number > 0:
             boxes = heads.box_predictor[number - 1].predict_boxes(predictions, proposals)
             if targets is None:
                 proposals = heads._create_proposals_from_boxes(boxes, sizes)
             else:
-                # Boxes that are not finite are told by the loss, where Detectron2 asserts on the boxes.
+                # Detectron2 would fail an assertion on non-finite boxes; here their loss becomes NaN.
                 finite = torch.cat([b.isfinite().all(dim=1) for b in boxes])
                 boxes = [b.nan_to_num(0, 0, 0) for b in boxes]
                 proposals = heads._create_proposals_from_boxes(boxes, sizes)
@@ -118,13 +117,13 @@ def box_forward_cascade(
 
 
 def _next_weights(weights: Tensor | None, finite: Tensor, proposals: list[Instances]) -> Tensor:
-    """`BoxStage.weights` of a stage from those of the stage before; what is lost once stays lost."""
+    """``BoxStage.weights``: of what this stage gets, times those of the stage before."""
     nonempty = torch.cat([p.proposal_boxes.nonempty() for p in proposals])
     own = torch.where(finite, nonempty.float(), float("nan"))
     return own if weights is None else weights * own
 
 
-# Class of Detectron2 -> its function; a class that derives from another one comes first.
+# Class of Detectron2 -> its function; a subclass comes before its base.
 _FAMILIES = {
     CascadeROIHeads: box_forward_cascade,
     Res5ROIHeads: box_forward_res5,

@@ -1,6 +1,6 @@
-"""Candidate RoIs: labelled as the heads label them, and the read-only pass that gives each its loss.
+"""Candidate RoIs: their labels, the read-only pass that computes their losses, and their selection.
 
-Shape letters: R candidate RoIs of all images, K foreground classes. Label K is the background.
+Shape letters: R = candidate RoIs of all images, K = foreground classes. Label K is the background.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,22 +23,23 @@ from ..mining import HardRoIs, RankedRoIs, mine_hard_rois, read_only
 from .box_forward import BoxStage, box_forward, box_predictors, find_box_forward
 from .roi_losses import check_rankable, federated_class_weights, ranking_losses
 
-# RoIs at a time where the config leaves it open: enough to fill a GPU, and the memory of an ordinary RoI batch.
+# Number of RoIs per forward if MODEL.OHEM.READONLY_CHUNK is 0: enough to keep a GPU busy, with little memory.
 _CHUNK = 1024
 
 
 def label_candidates(
     heads: ROIHeads, proposals: list[Instances], targets: list[Instances]
 ) -> list[Instances]:
-    """Match proposals with objects by the matcher of `heads`; leave out those labelled -1 (ignore).
+    """Match proposals with objects by the matcher of `heads`; drop those labelled -1 (ignore).
 
     Args:
+        heads: any RoI heads.
         proposals: one `Instances` per image with ``proposal_boxes``.
         targets: one `Instances` per image with ``gt_boxes`` and ``gt_classes``.
 
     Returns:
-        one `Instances` per image: the candidates, with all fields of the proposals and ``gt_classes`` in
-        [0, K], ``gt_boxes`` (of the best matching object; arbitrary for background) and ``gt_ious`` with it.
+        one `Instances` per image: the candidates, with all fields of the proposals, ``gt_classes`` in [0, K],
+        ``gt_boxes`` (the object of highest IoU; arbitrary for background) and ``gt_ious`` with it.
     """
     matcher = heads.proposal_matcher
     labelled = [_match(matcher, heads.num_classes, *pair) for pair in zip(proposals, targets)]
@@ -48,10 +49,8 @@ def label_candidates(
 
 
 def _match(matcher: Matcher, num_classes: int, proposals: Instances, targets: Instances) -> Instances:
-    labelled, device = (
-        Instances(proposals.image_size, **proposals.get_fields()),
-        proposals.proposal_boxes.device,
-    )
+    labelled = Instances(proposals.image_size, **proposals.get_fields())
+    device = proposals.proposal_boxes.device
     if len(targets) > 0:
         ious = pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)  # (objects, R)
         labelled.gt_ious, matched = ious.max(dim=0)
@@ -67,7 +66,11 @@ def _match(matcher: Matcher, num_classes: int, proposals: Instances, targets: In
 
 
 def _labels(matcher: Matcher, ious: Tensor, best: Tensor) -> Tensor:
-    """The matcher's labels (R,); of its own class without its assertion on `ious`, which would synchronise host and device."""
+    """The matcher's labels (R,).
+
+    For Detectron2's own class they are computed here, without its assertion on `ious`, which synchronises
+    host and device.
+    """
     if type(matcher) is not Matcher or matcher.allow_low_quality_matches:
         return matcher(ious)[1]
     labels = torch.ones_like(best, dtype=torch.int8)
@@ -83,20 +86,20 @@ def candidate_losses(
     targets: list[Instances],
     options: OHEMOptions,
 ) -> Tensor:
-    """Loss of every candidate under the current weights, in a pass that leaves no trace in `heads`.
+    """Loss of every candidate under the current weights, in a read-only pass.
 
     Args:
-        heads: any heads of Detectron2's families, mined or not.
-        features: the feature maps that ``heads.forward`` got.
-        candidates: of `label_candidates`.
-        targets: the objects of each image; cascades match them anew at each stage.
+        heads: of one of Detectron2's families, mined or not; their state does not change.
+        features: the feature maps, as for ``heads.forward``.
+        candidates: from `label_candidates`.
+        targets: the objects of each image; a cascade matches them again at each stage.
         options: ranking, precision, chunk and dropout of the pass.
 
     Returns:
         (R,) float32, in the order of the concatenated `candidates`.
 
     Raises:
-        TypeError: heads of no known family, or a predictor whose loss is not known.
+        TypeError: heads of no known family, or a predictor with a loss that is not known.
     """
     device = next(iter(features.values())).device
     features = {name: features[name].detach().float() for name in heads.in_features}
@@ -121,7 +124,7 @@ def _sum_losses(stages: Iterable[BoxStage], rank: Callable[..., Tensor]) -> Tens
 
 
 def check_minable(heads: ROIHeads) -> None:
-    """Raise TypeError, saying what to do, unless `candidate_losses` can rank the RoIs of `heads`."""
+    """Raise TypeError, with what to do, unless `candidate_losses` can rank the RoIs of `heads`."""
     try:
         find_box_forward(type(heads))
     except TypeError as error:
@@ -137,17 +140,17 @@ def mine_candidates(
     options: OHEMOptions,
     measure: Callable[[RankedRoIs], Mapping[str, Tensor]] = lambda ranked: {},
 ) -> HardRoIs:
-    """The hard ones among candidates, as `options` say.
+    """Select the hard candidates.
 
     Args:
-        candidates: of `label_candidates`.
-        losses: (R,) of `candidate_losses`.
+        candidates: from `label_candidates`.
+        losses: (R,) from `candidate_losses`.
         num_per_image: budget of one image.
-        options: threshold and scope of NMS, budget of an image or of the batch.
+        options: threshold and scope of NMS; whether the budget is pooled.
         measure: see `ohem_d2.mining.mine_hard_rois`.
 
     Raises:
-        FloatingPointError: a loss that is not finite; names the images.
+        FloatingPointError: a non-finite loss; names the images by their index.
     """
     return mine_hard_rois(
         losses,
@@ -167,7 +170,7 @@ def _drawn_class_weights(heads: ROIHeads, candidates, targets) -> Tensor | None:
 
 
 def _chunks(candidates: list[Instances], size: int) -> Iterator[list[Instances]]:
-    """Split R candidates into runs of at most `size`; each run has one, perhaps empty, `Instances` per image."""
+    """Chunks of at most `size` of the R candidates; each has one `Instances` per image, maybe empty."""
     ends = list(accumulate(len(c) for c in candidates))
     starts = [0, *ends[:-1]]
     for first in range(0, ends[-1] if ends else 0, size):
@@ -182,8 +185,8 @@ def _precision(name: str, device: torch.device) -> Iterator[None]:
     if name == "auto":
         name = "float16" if device.type == "cuda" else "float32"
     dtype = getattr(torch, name)
-    # Autocast caches cast weights. One that was cast in here has no gradient, and one from outside may have
-    # another type: neither may cross the border of the pass.
+    # Autocast caches weights that it has cast. One cast inside this pass has no gradient, one cast outside
+    # can have another type: neither may be used on the other side.
     torch.clear_autocast_cache()
     try:
         if dtype is torch.float32:
@@ -200,15 +203,16 @@ def _precision(name: str, device: torch.device) -> Iterator[None]:
 def inspect_candidates(
     model: GeneralizedRCNN, batched_inputs: list[dict], options: OHEMOptions | None = None
 ) -> list[Instances]:
-    """The candidate RoIs of some training images and their losses, outside training.
+    """The candidate RoIs of training images and their losses, outside training.
 
     Args:
-        model: in eval mode; its heads of any known family, mined or not.
-        batched_inputs: as for training, with ``instances`` and, without a proposal generator, ``proposals``.
-        options: how the candidates are ranked, but in float32; None: the defaults.
+        model: in eval mode; its heads are of one of Detectron2's families, mined or not.
+        batched_inputs: as for training: with ``instances`` and, without a proposal generator, ``proposals``.
+        options: how to rank the candidates, but always in float32; None: the defaults.
 
     Returns:
-        one `Instances` per image, as `label_candidates`, in pixels of the network's input, with ``losses`` (R_i,).
+        one `Instances` per image, as from `label_candidates`, in pixels of the network's input; ``losses``
+        (R_i,) are added.
     """
     images = model.preprocess_image(batched_inputs)
     features = model.backbone(images.tensor)

@@ -1,4 +1,4 @@
-"""Online hard example mining for any RoI heads of Detectron2."""
+"""Online hard example mining as a mixin for the RoI heads of Detectron2."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,11 +19,11 @@ from .statistics import roi_scalars, write_scalars
 
 
 class OHEMMixin:
-    """Trains RoI heads on their hard examples alone: ``class Mine(OHEMMixin, TheirROIHeads)``.
+    """Trains RoI heads on their hard examples only: ``class Mine(OHEMMixin, TheirROIHeads)``.
 
-    Mining is a filter in front of the parent's own sampler. Every proposal gets the loss that the current
-    weights give it, in a read-only pass; the hard ones go to the parent, which is told to take them all. State
-    dict and inference are the parent's.
+    Mining is a filter in front of the parent's sampler. A read-only pass computes the loss of every proposal
+    under the current weights; only the hard ones go to the parent, with a budget for all of them. State dict
+    and inference are the parent's.
 
     The parent must derive from `StandardROIHeads`, `Res5ROIHeads` or `CascadeROIHeads`. Mask and keypoint
     heads train on the foreground among the selected RoIs.
@@ -33,17 +33,19 @@ class OHEMMixin:
 
     @configurable
     def __init__(self, *, ohem: OHEMOptions | None = None, **kwargs):
-        """Args:
+        """Build the parent.
+
+        Args:
             ohem: how to mine; None: the defaults.
-            kwargs: the parent's.
+            kwargs: arguments of the parent.
 
         Raises:
-            TypeError: a parent or a box predictor whose RoIs cannot be ranked.
+            TypeError: the RoIs of the parent or of its box predictor cannot be ranked.
             ValueError: `OHEMOptions.naive` for a cascade.
         """
         super().__init__(**kwargs)
         self.ohem = ohem if ohem is not None else OHEMOptions()
-        # The feature maps, for the length of `forward`: `label_and_sample_proposals`, which that calls, gets none.
+        # Set during `forward` only: the feature maps, which `label_and_sample_proposals` does not get.
         self._features: dict[str, Tensor] | None = None
         if self.is_mining:
             check_minable(self)
@@ -69,16 +71,16 @@ class OHEMMixin:
             self._features = None
 
     def _easy_losses(self) -> AbstractContextManager:
-        """What happens to easy RoIs in the parent's forward: nothing, since it gets hard ones alone, unless naive."""
+        """Zeroes the losses of easy RoIs in the parent's forward, if naive; else that gets only hard RoIs."""
         if not self.ohem.naive:
             return nullcontext()
         return ZeroedEasyLosses(self.box_predictor, self._mine, self.ohem.rank_by)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """For `torch.jit.script`, which cannot compile ``super()``: these weights in heads of the parent's class."""
+        """Heads of the parent's class with these weights; ``torch.jit.script`` cannot compile ``super()``."""
         mro = type(self).__mro__
         parent = mro[mro.index(OHEMMixin) + 1]
-        # The class has annotations of its own, since a constant `training` is what lets training code be left out.
+        # With ``training`` annotated as a constant the compiler leaves out the code of training.
         constants = {**getattr(parent, "__annotations__", {}), "training": torch.jit.Final[bool]}
         namespace = {"__annotations__": constants, "__module__": parent.__module__}
         plain = copy(self)
@@ -90,7 +92,7 @@ class OHEMMixin:
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """Replace the proposals of each image by its hard ones, labelled as the parent labels them."""
+        """The hard proposals of each image, labelled by the parent."""
         if not self.is_mining:
             return super().label_and_sample_proposals(proposals, targets)
         if not proposals:
@@ -107,7 +109,7 @@ class OHEMMixin:
         try:
             hard = self._mine(self._candidate_losses(candidates, targets, self.ohem), candidates)
         except FloatingPointError:
-            # Half precision may have overflowed; float32 decides whether the loss is finite.
+            # Half precision may have overflowed: compute again in float32.
             in_float32 = replace(self.ohem, readonly_dtype="float32")
             hard = self._mine(self._candidate_losses(candidates, targets, in_float32), candidates)
         names = proposals[0].get_fields()
@@ -117,10 +119,10 @@ class OHEMMixin:
         return candidate_losses(self, self._features, candidates, targets, options)
 
     def _mine(self, losses: Tensor, candidates: list[Instances]) -> list[Tensor]:
-        """Select by `losses` (R,), which are in the order of the concatenated candidates, and log what was selected.
+        """Select hard candidates by `losses` (R,), in the order of the concatenated candidates; log figures.
 
         Returns:
-            per image the (H_i,) int64 rows of its hard candidates, by loss descending.
+            per image (H_i,) int64 rows of its hard candidates, by loss descending.
         """
         measure = partial(roi_scalars, losses, candidates, self.num_classes)
         hard = mine_candidates(candidates, losses, self.batch_size_per_image, self.ohem, measure)
@@ -130,7 +132,7 @@ class OHEMMixin:
 
     @contextmanager
     def _sampling_all(self, num_proposals: int) -> Iterator[None]:
-        """Inside, the parent's sampler takes all of up to `num_proposals` proposals per image, and adds none."""
+        """A block in which the parent's sampler takes all proposals, at most `num_proposals` per image."""
         saved = self.batch_size_per_image, self.positive_fraction, self.proposal_append_gt
         self.batch_size_per_image, self.positive_fraction, self.proposal_append_gt = num_proposals, 1.0, False
         try:

@@ -1,4 +1,4 @@
-"""The naive alternative to the read-only pass, to compare with: all RoIs trained, the losses of easy ones zeroed."""
+"""The naive alternative to the read-only pass, for comparison: train on all RoIs, easy losses zeroed."""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -12,11 +12,10 @@ from .roi_losses import ranking_losses
 
 
 class ZeroedEasyLosses:
-    """Inside the block of ``with``, the losses of a predictor count the hard ones of its RoIs alone.
+    """A block in which ``predictor.losses``, which heads call, counts only the hard RoIs.
 
-    The gradient is that of training on the hard RoIs, for the time and memory of training on all. It takes the place
-    of ``predictor.losses`` because the parent heads call that, and it also takes easy RoIs away from the mask and
-    keypoint heads, by labelling them -1.
+    The gradient is that of training on the hard RoIs, at the time and memory of training on all. Easy RoIs
+    are labelled -1 afterwards, so that mask and keypoint heads do not train on them.
     """
 
     def __init__(
@@ -28,10 +27,10 @@ class ZeroedEasyLosses:
         """Prepare the block.
 
         Args:
-            predictor: of heads with one stage.
-            mine: from the losses (R,) of the concatenated RoIs and the RoIs of each image to the rows, per image, of
-                the hard ones.
-            rank_by: the loss that ranks (``MODEL.OHEM.RANK_BY``).
+            predictor: the predictor of heads with one stage.
+            mine: a function from the losses (R,) of the concatenated RoIs, and the RoIs of each image, to the
+                rows of the hard ones of each image.
+            rank_by: the loss to rank by (``MODEL.OHEM.RANK_BY``).
         """
         self.predictor, self.mine, self.rank_by = predictor, mine, rank_by
 
@@ -40,7 +39,7 @@ class ZeroedEasyLosses:
         self.predictor.losses = self._losses
 
     def __exit__(self, *error) -> None:
-        del self.predictor.losses  # of the instance; that of the class stays
+        del self.predictor.losses  # the attribute of the instance, which hid the method
 
     def _losses(self, predictions: tuple[Tensor, ...], proposals: list[Instances]) -> dict[str, Tensor]:
         rows = self.mine(ranking_losses(self.predictor, predictions, proposals, self.rank_by), proposals)

@@ -1,6 +1,6 @@
-"""RoI pooling of the read-only pass: what `ROIPooler` gives, with less work and fewer waits of the host.
+"""RoI pooling in the read-only pass: the result of `ROIPooler` with fewer host-device synchronisations.
 
-Shape letters: R RoIs of N images, U of them with bins of their own.
+Shape letters: R = RoIs of all images, U = RoIs that are pooled, C = channels, P = resolution of the pooler.
 """
 
 import torch
@@ -13,20 +13,21 @@ from torchvision.ops import RoIPool
 def pool_rois(
     pooler: ROIPooler, features: list[Tensor], boxes: list[Boxes], share: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Pool RoIs; those of equal bins once.
+    """Pool RoIs; those with equal bins only once.
 
-    RoIPool rounds a RoI to cells of the feature map, so that RoIs which differ by less are the same to the head
-    (`DEDUP_BOXES` of Fast R-CNN). On several levels the RoIs are sorted by level, and the host waits once for how
-    many each has, where Detectron2 waits at each level. Poolers of other classes are called as they are.
+    RoIPool rounds RoIs to cells of the feature map, so RoIs that differ by less have equal features
+    (``DEDUP_BOXES`` of Fast R-CNN). With several levels, host and device are synchronised once, for the
+    numbers of RoIs of all levels, not once per level as in Detectron2. Other poolers are called as they are.
 
     Args:
-        pooler: of the heads.
-        features: its feature maps.
-        boxes: of each image.
-        share: False pools each RoI for itself, as dropout needs, which treats equal RoIs differently.
+        pooler: the box pooler of the heads.
+        features: the feature maps that it pools.
+        boxes: the RoIs of each image.
+        share: False: pool each RoI separately, since active dropout treats equal RoIs differently.
 
     Returns:
-        pooled features (U, C, P, P), and for each RoI its row in them, (R,); None: U is R, in the order of `boxes`.
+        pooled features (U, C, P, P), and for each RoI its row in them, (R,). None for the latter: U is R, in
+            the order of `boxes`.
     """
     if type(pooler) is not ROIPooler or not all(type(b) is Boxes for b in boxes) or not sum(map(len, boxes)):
         return pooler(features, boxes), None
@@ -44,7 +45,7 @@ def _pool_levels(pooler: ROIPooler, features: list[Tensor], boxes: list[Boxes]) 
         boxes, pooler.min_level, pooler.max_level, pooler.canonical_box_size, pooler.canonical_level
     )
     order, rois = levels.argsort(), _with_image(boxes)
-    # Not by bincount, for whose size the host would wait as well.
+    # Not bincount: the size of its result needs another synchronisation.
     numbers = (levels[:, None] == torch.arange(len(features), device=levels.device)).sum(dim=0)
     rows_of_levels = order.split(numbers.tolist())
     size = pooler.output_size
@@ -55,21 +56,22 @@ def _pool_levels(pooler: ROIPooler, features: list[Tensor], boxes: list[Boxes]) 
 
 
 def _with_image(boxes: list[Boxes]) -> Tensor:
-    """(R, 5): the place of the image in the batch, and XYXY_ABS."""
+    """(R, 5): index of the image in the batch, and XYXY_ABS."""
     return torch.cat([torch.nn.functional.pad(b.tensor, (1, 0), value=float(i)) for i, b in enumerate(boxes)])
 
 
 def _share_rois(rois: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """One RoI for all that RoIPool rounds to the same cells of a feature map.
+    """One RoI for all those that RoIPool rounds to the same cells of a feature map.
 
     Args:
-        rois: (R, 5) image and XYXY_ABS.
-        scale: of the feature map; a power of two in Detectron2, so that no rounding error comes in.
+        rois: (R, 5) index of the image and XYXY_ABS.
+        scale: of the feature map; in Detectron2 a power of two, so that scaling makes no rounding errors.
 
     Returns:
         (U, 5) RoIs on the borders of cells, and for each of the R its row in them.
     """
     cells = rois[:, 1:] * scale
-    cells = torch.where(cells < 0, cells - 0.5, cells + 0.5).trunc()  # halves go away from zero, as in C
+    # Halves are rounded away from zero, as in C.
+    cells = torch.where(cells < 0, cells - 0.5, cells + 0.5).trunc()
     unique, rows = torch.cat([rois[:, :1], cells / scale], dim=1).unique(dim=0, return_inverse=True)
     return unique, rows

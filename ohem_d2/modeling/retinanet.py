@@ -17,9 +17,9 @@ class OHEMRetinaNetMixin(AnchorOHEMMixin):
     ``MODEL.RETINANET.FOCAL_LOSS_GAMMA: 0.0`` and ``FOCAL_LOSS_ALPHA: -1.0`` it is the plain cross-entropy,
     and mining replaces the focal weights.
 
-    The losses stay divided by the running mean of the number of all foreground anchors, not of the selected
-    ones, whose number may fall to zero while the network learns: the gradient is that of the parent with the
-    losses of the easy anchors set to zero.
+    As in the parent, the losses are divided by the running mean of the number of all foreground anchors, not
+    of the selected ones, whose number may fall to zero during training. So the gradient is that of the parent
+    with the losses of the easy anchors set to zero.
     """
 
     family = RetinaNet
@@ -50,7 +50,7 @@ class OHEMRetinaNetMixin(AnchorOHEMMixin):
         return cls_losses + anchor_box_losses(self, anchors, foreground, pred_anchor_deltas, gt_boxes)
 
     def _focal_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(N, R_l) from logits (N, R_l, K) and labels (N, R_l); labels K and -1 are no class."""
+        """(N, R_l) from logits (N, R_l, K) and labels (N, R_l), of which K and -1 are not classes."""
         targets = labels.unsqueeze(2) == torch.arange(self.num_classes, device=labels.device)
         logits = logits.float()
         return sigmoid_focal_loss_jit(

@@ -7,19 +7,19 @@ from .mixin import OHEMMixin
 
 @ROI_HEADS_REGISTRY.register()
 class OHEMROIHeads(OHEMMixin, StandardROIHeads):
-    """Fast, Faster, Mask and Keypoint R-CNN with a box head of its own (FPN, DC5, VGG)."""
+    """Fast, Faster, Mask and Keypoint R-CNN with a separate box head (FPN, DC5, VGG)."""
 
 
 @ROI_HEADS_REGISTRY.register()
 class OHEMRes5ROIHeads(OHEMMixin, Res5ROIHeads):
-    """R-CNNs on C4 features, whose RoIs run through the fifth stage of the ResNet."""
+    """R-CNNs on C4 features, whose box head is the fifth stage of the ResNet."""
 
 
 @ROI_HEADS_REGISTRY.register()
 class OHEMCascadeROIHeads(OHEMMixin, CascadeROIHeads):
     """Cascade R-CNN.
 
-    The loss of a RoI is the sum over the stages of what the cascade would incur for it. It is selected once and
-    trained through all stages: a later stage sees only what the stages before it made of a RoI, so that a
-    selection of its own would train it on boxes that no stage before it was trained to deliver.
+    The loss of a RoI is the sum of its losses in all stages. RoIs are selected once, for all stages: a later
+    stage runs on the regressed boxes of the stage before, so with a selection per stage it would train on
+    boxes of RoIs that the earlier stages do not train on.
     """

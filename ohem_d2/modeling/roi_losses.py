@@ -1,6 +1,6 @@
-"""Loss of each RoI, as the predictor of an R-CNN trains it.
+"""Loss of each RoI under the training loss of a box predictor.
 
-Shape letters: R RoIs of all images, K foreground classes. Label K is the background.
+Shape letters: R = RoIs of all images, K = foreground classes. Label K is the background.
 """
 
 import torch
@@ -18,19 +18,19 @@ from ..mining import (
     smooth_l1_losses,
 )
 
-# What FastRCNNOutputLayers computes its losses with; a subclass that overrides one trains another loss.
+# Methods by which FastRCNNOutputLayers computes its losses; a subclass that overrides one has another loss.
 _LOSS_METHODS = ("losses", "box_reg_loss", "sigmoid_cross_entropy_loss")
 
 
 def roi_losses(box_predictor: nn.Module, predictions, proposals: list[Instances]) -> Tensor:
-    """Loss of each RoI: classification + box regression, weighted as `box_predictor` weights them.
+    """Loss of each RoI: classification + box regression, with the weights of `box_predictor`.
 
-    The mean of it over a set of RoIs is the sum of what ``box_predictor.losses`` returns for that set. A
-    predictor with a method ``roi_losses(predictions, proposals)`` of its own is asked instead.
+    Its mean over a set of RoIs is the sum of the losses that ``box_predictor.losses`` returns for that set.
+    If the predictor has a method ``roi_losses(predictions, proposals)``, that is called instead.
 
     Args:
-        box_predictor: `FastRCNNOutputLayers`, or a module with its own ``roi_losses``.
-        predictions: what ``box_predictor(features)`` returned: logits (R, K + 1), deltas (R, 4 K) or (R, 4).
+        box_predictor: `FastRCNNOutputLayers`, or a module with a method ``roi_losses``.
+        predictions: output of ``box_predictor(features)``: logits (R, K + 1), deltas (R, 4 K) or (R, 4).
         proposals: one `Instances` per image, R boxes in all, with ``proposal_boxes`` (XYXY_ABS),
             ``gt_classes`` in [0, K] and, where an image has objects, ``gt_boxes``.
 
@@ -38,7 +38,7 @@ def roi_losses(box_predictor: nn.Module, predictions, proposals: list[Instances]
         (R,) float32, without gradient.
 
     Raises:
-        TypeError: a predictor whose loss is not known; says what to write.
+        TypeError: a predictor with a loss that is not known; the message has the method to write.
     """
     return ranking_losses(box_predictor, predictions, proposals, "cls+box")
 
@@ -54,12 +54,16 @@ def ranking_losses(
     """`roi_losses`, or one term of it.
 
     Args:
+        box_predictor: see `roi_losses`.
+        predictions: see `roi_losses`.
+        proposals: see `roi_losses`.
         rank_by: "cls+box", "cls" or "box" (``MODEL.OHEM.RANK_BY``).
-        class_weights: (K,) the classes that a federated loss counts, of `federated_class_weights`; None: drawn
-            here, from the labels of these RoIs.
+        class_weights: (K,) from `federated_class_weights`; None: a federated loss draws its classes from the
+            labels of these RoIs.
 
     Raises:
-        ValueError: one term of a predictor that has its own ``roi_losses``.
+        TypeError: see `roi_losses`.
+        ValueError: one term of a predictor with a method ``roi_losses``.
     """
     check_rankable(box_predictor)
     if not hasattr(box_predictor, "roi_losses"):
@@ -67,8 +71,8 @@ def ranking_losses(
         return {"cls+box": cls_losses + box_losses, "cls": cls_losses, "box": box_losses}[rank_by]
     if rank_by != "cls+box":
         raise ValueError(
-            f"MODEL.OHEM.RANK_BY is {rank_by!r}; valid for {type(box_predictor).__name__}, which computes the "
-            "loss of a RoI itself: 'cls+box'"
+            f"MODEL.OHEM.RANK_BY is {rank_by!r}; valid for {type(box_predictor).__name__}, which has its own "
+            "`roi_losses`: 'cls+box'"
         )
     return box_predictor.roi_losses(predictions, proposals)
 
@@ -97,7 +101,7 @@ def _loss_terms(
 
 
 def federated_class_weights(box_predictor: FastRCNNOutputLayers, labels: Tensor) -> Tensor | None:
-    """Draw the classes that the federated loss of `box_predictor` counts for RoIs of these labels.
+    """Draw the classes that the federated loss of `box_predictor` counts for RoIs with these labels.
 
     Returns:
         (K,) of 0 and 1; None for a predictor without federated loss.
@@ -112,7 +116,7 @@ def federated_class_weights(box_predictor: FastRCNNOutputLayers, labels: Tensor)
 
 
 def check_rankable(box_predictor: nn.Module) -> None:
-    """Raise TypeError, saying what to write, unless the loss of `box_predictor` for a single RoI is known."""
+    """Raise TypeError, with the method to write, unless the loss of a RoI by `box_predictor` is known."""
     if hasattr(box_predictor, "roi_losses"):
         return
     cls = type(box_predictor)
@@ -123,8 +127,8 @@ def check_rankable(box_predictor: nn.Module) -> None:
     ]
     if own:
         raise TypeError(
-            f"cannot rank RoIs by the loss of {cls.__module__}.{cls.__qualname__}: it has its own {', '.join(own)}; "
-            "give it a method `roi_losses(predictions, proposals) -> Tensor (R,)`"
+            f"cannot rank RoIs by the loss of {cls.__module__}.{cls.__qualname__}: it has its own "
+            f"{', '.join(own)}; give it a method `roi_losses(predictions, proposals) -> Tensor (R,)`"
         )
     if not isinstance(box_predictor.box2box_transform, Box2BoxTransform):
         raise TypeError(
@@ -135,7 +139,10 @@ def check_rankable(box_predictor: nn.Module) -> None:
 
 
 def _box_losses(predictor, deltas: Tensor, boxes: Tensor, gt_boxes: Tensor, labels: Tensor) -> Tensor:
-    """(R,) box loss of each RoI, 0 for background; computed on all rows, so that the host need not wait for a count."""
+    """(R,) box loss of each RoI, 0 for background.
+
+    Computed for all rows: to index those of the foreground would synchronise host and device.
+    """
     foreground = (labels >= 0) & (labels < predictor.num_classes)
     if deltas.shape[1] != 4:
         rows = torch.arange(len(labels), device=labels.device)

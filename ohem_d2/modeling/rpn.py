@@ -13,12 +13,12 @@ from .anchors import AnchorOHEMMixin, anchor_box_losses
 class OHEMRPNMixin(AnchorOHEMMixin):
     """Trains an RPN on its hard anchors instead of a random sample: ``class Mine(OHEMRPNMixin, TheirRPN)``.
 
-    The loss of an anchor is the cross-entropy of its objectness and, for a positive one, its box loss,
-    weighted as the RPN weights them. There is no fraction of positives, and an anchor that the matcher or the
-    border of the image excludes is no candidate.
+    The loss of an anchor is the cross-entropy of its objectness and, for a positive one, its box loss, with
+    the weights of the RPN. There is no fraction of positives. Anchors that the matcher ignores, or that the
+    RPN excludes because they cross the border of the image, are not candidates.
 
-    As in the parent, the sum of the losses is divided by the budget, whose key takes the place of
-    ``MODEL.RPN.BATCH_SIZE_PER_IMAGE``: an anchor has the same weight however many are selected.
+    As in the parent, the sum of the losses is divided by the budget, whose key replaces
+    ``MODEL.RPN.BATCH_SIZE_PER_IMAGE``, so the weight of an anchor does not depend on how many are selected.
     """
 
     family = RPN

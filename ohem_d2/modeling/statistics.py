@@ -1,6 +1,6 @@
-"""Figures of what was mined, in the event storage under ``ohem/``; nothing but the log depends on them.
+"""Figures of mining, for the event storage under ``ohem/``; only the log depends on them.
 
-Shape letters: R candidate RoIs or anchors of all images.
+Shape letters: R = candidate RoIs of all images.
 """
 
 from collections.abc import Mapping
@@ -19,15 +19,19 @@ def roi_scalars(
 ) -> dict[str, Tensor]:
     """Figures of mined RoIs, as scalars on the device.
 
-    ``num_selected`` is a sum over the images. ``fg_fraction`` and ``mean_fg_iou`` (IoU with the matched object) are
-    over the selected RoIs. ``mean_loss`` is over all candidates (the paper, figure 3); ``easiest_selected_loss`` and
-    ``hardest_dropped_loss`` are the border between the RoIs that are trained on and all others, duplicates included.
-    NaN or infinite: has no value.
+    - ``num_selected``: in all images together.
+    - ``fg_fraction``, ``mean_fg_iou``: over the selected RoIs; fraction of foreground, and mean IoU of the
+      foreground with the matched objects.
+    - ``mean_loss``: over all candidates (the paper, figure 3).
+    - ``easiest_selected_loss``, ``hardest_dropped_loss``: lowest loss of the selected RoIs, and highest loss
+      of the others, duplicates included.
+
+    A figure without a value, such as a mean over no RoIs, is NaN or infinite.
 
     Args:
-        losses: (R,) of the concatenated `candidates`.
-        candidates: one `Instances` per image, with ``gt_classes`` and, to report it, ``gt_ious``.
-        num_classes: K, the background label.
+        losses: (R,), in the order of the concatenated `candidates`.
+        candidates: one `Instances` per image, with ``gt_classes`` and, for ``mean_fg_iou``, ``gt_ious``.
+        num_classes: the background label.
         ranked: the selection.
     """
     selected = torch.zeros_like(losses, dtype=torch.bool).scatter_(0, ranked.order, ranked.is_selected)
@@ -42,13 +46,13 @@ def roi_scalars(
 def selection_scalars(
     losses: Tensor, selected: Tensor, foreground: Tensor, candidates: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The figures of `roi_scalars` that need no RoIs.
+    """The figures of `roi_scalars` that need only tensors, here of one shape: all but ``mean_fg_iou``.
 
     Args:
         losses: of any shape.
-        selected: bool, of that shape; likewise `foreground`.
-        foreground: whether it is an object.
-        candidates: what could be selected; None: all.
+        selected: bool.
+        foreground: bool.
+        candidates: bool; None: all.
     """
     dropped, mean, infinity = ~selected, losses.mean(), losses.new_full((1,), float("inf"))
     if candidates is not None:
@@ -67,12 +71,13 @@ def selection_scalars(
 
 
 def write_scalars(prefix: str, scalars: Mapping[str, float], num_images: int) -> None:
-    """Write the figures of one iteration to the event storage, numbers of RoIs as means per image.
+    """Write the figures of one iteration to the event storage.
 
     Args:
-        prefix: "ohem", or "ohem/" and what was mined.
-        scalars: names that begin with "num_" are sums over the images. What is not finite is left out.
-        num_images: of the batch.
+        prefix: of the names in the event storage: "ohem", or "ohem/" and the name of the anchor detector.
+        scalars: sums over the images, whose names begin with "num_", are written as means per image.
+            Non-finite values are left out.
+        num_images: number of images in the batch.
     """
     per_image = {k: v / num_images if k.startswith("num_") else v for k, v in scalars.items()}
     get_event_storage().put_scalars(**{f"{prefix}/{k}": v for k, v in per_image.items() if isfinite(v)})

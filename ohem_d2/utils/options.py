@@ -10,24 +10,25 @@ _Self = TypeVar("_Self", bound="Options")
 
 @dataclass(frozen=True)
 class Options:
-    """The keys of one section: each is a field of the same name in small letters.
+    """The keys of one section: each is a field of the same name in lower case.
 
-    A subclass checks its values in ``__post_init__`` by the methods below.
+    A subclass checks its values in ``__post_init__`` with the ``require`` methods.
 
     Raises:
-        ValueError: a value out of its range; names the key, the value and the valid choices.
+        ValueError: a value out of its range; the message names key, value and valid choices.
     """
 
     # The dotted name of the section.
     section: ClassVar[str]
     # Names of the sections inside it.
     subsections: ClassVar[tuple[str, ...]] = ()
-    # True: all keys of the section are ours, and any other is a mistake. False: it is a section of Detectron2.
+    # True: the whole section is ours, and any other key in it is an error. False: keys added to a section of
+    # Detectron2.
     is_own: ClassVar[bool] = True
 
     @classmethod
     def add_to(cls, cfg: CN) -> None:
-        """Add the keys with their defaults to `cfg`, in place; a section of ours is made anew."""
+        """Add the keys with their defaults to `cfg`, in place; a section of ours is replaced."""
         outer, _, name = cls.section.rpartition(".")
         if cls.is_own:
             _get_section(cfg, outer)[name] = CN(cls.defaults())
@@ -36,7 +37,7 @@ class Options:
 
     @classmethod
     def from_config(cls: type[_Self], cfg: CN) -> _Self:
-        """Read and check the section; a section of Detectron2 may lack our keys.
+        """Read and check the section; keys that a section of Detectron2 lacks have their defaults.
 
         Raises:
             KeyError: no such section, or an unknown key in it.
@@ -49,7 +50,7 @@ class Options:
 
     @classmethod
     def check_keys(cls, cfg: CN) -> None:
-        """Raise KeyError unless the section is there and has known keys alone."""
+        """Raise KeyError if the section is missing or has an unknown key."""
         node, known = _get_section(cfg, cls.section), [*cls.defaults(), *cls.subsections]
         if not isinstance(node, CN):
             raise KeyError(f"{cls.section} is {node!r}; valid: a section with the keys {', '.join(known)}")
@@ -63,7 +64,7 @@ class Options:
         return {f.name.upper(): f.default for f in fields(cls)}
 
     def require(self, ok: bool, field: str, valid: str) -> None:
-        """Raise ValueError that names the key of `field`, its value and what is valid, unless `ok`."""
+        """Raise ValueError with the key of `field`, its value and what is valid, unless `ok`."""
         if not ok:
             value = getattr(self, field)
             raise ValueError(f"{self.section}.{field.upper()} is {value!r}; valid: {valid}")
@@ -86,7 +87,8 @@ def _get_section(cfg: CN, name: str) -> Any:
     for part in name.split("."):
         if part not in node:
             raise KeyError(
-                f"the config has no section {name}; call ohem_d2.add_ohem_config(cfg) before reading files into it"
+                f"the config has no section {name}; call ohem_d2.add_ohem_config(cfg) before merging files "
+                "into it"
             )
         node = node[part]
     return node

@@ -30,7 +30,7 @@ def brute_force(losses, boxes, image_ids, num_per_image, nms_thresh=0.7, class_i
 
 
 def random_rois(seed, num_rois, num_images=3, num_classes=3, levels=None):
-    """Integer boxes on a small canvas, so that many overlap; `levels` few distinct losses, so that many tie."""
+    """Integer boxes on a small canvas, so that many overlap; `levels` distinct losses, so that many tie."""
     g = torch.Generator().manual_seed(seed)
     corners = torch.randint(0, 40, (num_rois, 2), generator=g)
     sizes = torch.randint(1, 30, (num_rois, 2), generator=g)

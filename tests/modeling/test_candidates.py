@@ -25,7 +25,7 @@ def test_labels_are_the_matchers(kind, low_quality, thresholds, labels):
     heads = build_heads()
     heads.proposal_matcher = kind(thresholds, labels, allow_low_quality_matches=low_quality)
     objects = Boxes(torch.tensor([[0.0, 0, 10, 10], [30, 30, 40, 50]]))
-    # IoU with the first object 1, 0.5, 0.25 (on both thresholds) and 0.1; with the second 0.4, and 0 with both.
+    # IoU with the first object 1, 0.5, 0.25 (on both thresholds) and 0.1; with the second 0.4; 0 with both.
     heights = torch.tensor([10.0, 5, 2.5, 1])
     boxes = torch.cat([torch.stack([heights * 0, heights * 0, heights * 0 + 10, heights], dim=1),
                        torch.tensor([[30.0, 30, 40, 38], [60, 60, 70, 70]])])  # fmt: skip

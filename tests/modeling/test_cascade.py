@@ -20,7 +20,7 @@ def ranked_losses(heads, features, proposals, targets):
 
 
 def test_the_loss_of_a_roi_is_the_sum_over_the_stages(storage):
-    """Every RoI alone through the parent cascade: its losses, summed over the stages, are what it is ranked by."""
+    """A RoI is ranked by its losses when it goes alone through the parent cascade, summed over the stages."""
     heads, plain = cascade(), build_heads("MODEL.ROI_HEADS.NAME", "CascadeROIHeads", *CASCADE[2:])
     plain.load_state_dict(heads.state_dict())
     plain.batch_size_per_image, plain.positive_fraction, plain.proposal_append_gt = 10, 1.0, False

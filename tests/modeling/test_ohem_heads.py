@@ -232,7 +232,7 @@ def test_nms_looks_at_the_hardest_first_and_selects_as_if_at_all(storage, monkey
 
 
 def test_a_pooled_budget_looks_at_all(storage, monkeypatch):
-    """Image 0: 8 equal boxes of loss 10 and 4 others of 9; image 1: 4 of loss 1. All four of the budget are image 0's."""
+    """Image 0: 8 equal boxes of loss 10 and 4 others of 9; image 1: 4 of loss 1. Image 0 takes the budget."""
     monkeypatch.setattr(selection, "NMS_TOPK", 8)
     heads = build_heads("MODEL.OHEM.BUDGET", "batch", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "2")
     apart = torch.arange(5.0).unsqueeze(1) * 12 + torch.tensor([0.0, 0.0, 10.0, 10.0])
@@ -250,8 +250,8 @@ def test_a_pooled_budget_looks_at_all(storage, monkeypatch):
 def test_nms_per_class_keeps_what_differs_in_label(storage):
     features, proposals, targets = make_inputs(num_images=1, num_proposals=0, num_objects=1)
     box = targets[0].gt_boxes.tensor
-    # IoU of (0, 0, 20, 20) with an object 8 px lower, of 20 x 20, is 240/560 = 0.43: background; the object is
-    # foreground. Their own IoU is below 0.7; at a threshold of 0.4 they are duplicates unless labels count.
+    # A proposal 8 px below an object of 20 x 20 has IoU 240/560 = 0.43 with it: background; the object itself
+    # is foreground. At a threshold of 0.4 the two are duplicates unless labels count.
     x, y = box[0, :2].tolist()
     targets[0].gt_boxes.tensor[:] = torch.tensor([[x, y, x + 20, y + 20]])
     proposals[0].proposal_boxes.tensor = torch.tensor([[x, y + 8, x + 20, y + 28]])

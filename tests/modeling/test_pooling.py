@@ -34,7 +34,7 @@ def test_each_roi_gets_what_detectron2s_pooler_gives_it(kind, strides, numbers):
 
 
 def test_rois_that_roi_pool_rounds_to_the_same_cells_are_pooled_once():
-    # At stride 16: the first two round to cells (0, 0, 2, 2); a border of 24 pixels is 1.5 cells, and rounds to 2.
+    # At stride 16 the first two round to cells (0, 0, 2, 2); a border at 24 pixels is 1.5 cells, and gives 2.
     boxes = torch.tensor([[0, 0, 32, 32], [7.9, 0, 39.9, 24], [8, 0, 32, 32], [0, 0, 32, 40]])
     pooler = ROIPooler(3, [1 / 16], sampling_ratio=0, pooler_type="ROIPool")
     features = [torch.randn(2, 4, 10, 10)]
