@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import yaml
 
-from ohem_d2.comparison import check_equal_tests
+from ohem_d2.comparison import check_equal_tests, describe_environment
 
 # Column of a row -> the settings of the test that it stands for.
 TESTED_WITH = {"+M": "TEST.AUG.", "+B": "TEST.BOX_VOTING."}
@@ -84,14 +84,14 @@ def render_rows(tables: dict[str, dict[str, Any]], name: str, runs: Sequence[dic
     measured = [by_folder.get(run_of(table, row).name) for row in table["rows"]]
     _check(name, table, measured)
     published = [f"{', '.join(table['figures'])}: {source}" for source in table["sources"].values()]
-    head = ["", *table["columns"], *published, "ours", "config", "command"]
-    cells = [_cells(name, number, table, run) for number, run in enumerate(measured, start=1)]
+    head = ["", *table["columns"], *published, "ours", "config"]
+    cells = [_cells(number, table, run) for number, run in enumerate(measured, start=1)]
     lines = [f"| {' | '.join(map(str, line))} |" for line in (head, ["---"] * len(head), *cells)]
-    environments = [", ".join(f"{k} {v}" for k, v in run["environment"].items()) for run in measured if run]
-    return "\n".join([*lines, *(f"\nHardware and versions: {text}." for text in dict.fromkeys(environments))])
+    environments = dict.fromkeys(describe_environment(run["environment"]) for run in measured if run)
+    return "\n".join([*lines, *(f"\n{text}" for text in environments)])
 
 
-def _cells(name: str, number: int, table: dict[str, Any], run: dict[str, Any] | None) -> list[Any]:
+def _cells(number: int, table: dict[str, Any], run: dict[str, Any] | None) -> list[Any]:
     row = table["rows"][number - 1]
     decimals = [places for _, places in table["figures"].values()]
     ours = [run["figures"].get(key) if run else None for key, _ in table["figures"].values()]
@@ -103,7 +103,6 @@ def _cells(name: str, number: int, table: dict[str, Any], run: dict[str, Any] | 
         *(_figures(row.get(source), decimals) for source in table["sources"]),
         _figures(ours, decimals),
         f"[{config.stem}]({config})" + (f" `{overrides}`" if overrides else ""),
-        f"`python benchmarks/reproduce.py --table {name} --rows {number}`",
     ]
 
 

@@ -5,8 +5,9 @@
 
 A table stands between ``<!-- table: FILE -->`` and ``<!-- end of table -->``; FILE, relative to the Markdown
 file, is what tools/compare.py wrote. ``<!-- table: FILE NAME -->`` is the table NAME that FILE describes for
-benchmarks/reproduce.py, with the figures of results.json beside it. Rows that are compared but were tested
-with different settings are refused.
+benchmarks/reproduce.py, with the figures of results.json beside it; ``<!-- table: FILE without COLUMN -->``
+leaves out a column that compares nothing. Rows that are compared but were tested with different settings are
+refused.
 """
 
 import argparse
@@ -19,7 +20,9 @@ from paper_tables import load_results, load_tables, render_rows
 
 from ohem_d2.comparison import render_table
 
-_TABLE = re.compile(r"(<!-- table: (\S+)(?: (\S+))? -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_TABLE = re.compile(
+    r"(<!-- table: (\S+)(?: without ([^>]+)| (\S+))? -->\n).*?(<!-- end of table -->)", re.DOTALL
+)
 
 
 def main() -> None:
@@ -46,15 +49,15 @@ def render_file(file: Path) -> str:
     """The text of a Markdown file with its tables rendered anew."""
 
     def table(match: "re.Match[str]") -> str:
-        marker, source, name, end = match.groups()
-        return f"{marker}{_render(file.parent / source, name)}\n{end}"
+        marker, source, left_out, name, end = match.groups()
+        return f"{marker}{_render(file.parent / source, name, left_out)}\n{end}"
 
     return _TABLE.sub(table, file.read_text())
 
 
-def _render(source: Path, name: str | None) -> str:
+def _render(source: Path, name: str | None, left_out: str | None) -> str:
     if name is None:
-        return render_table(json.loads(source.read_text()))
+        return render_table(json.loads(source.read_text()), left_out=[left_out] if left_out else [])
     return render_rows(load_tables(source), name, load_results(source.with_name("results.json")))
 
 

@@ -27,9 +27,9 @@ from ohem_d2.engine import load_config
 from ohem_d2.modeling import inspect_candidates
 from ohem_d2.modeling.candidates import mine_candidates
 from ohem_d2.utils.checkpoint import CheckedCheckpointer
-from ohem_d2.visualization import draw_boxes, tile
+from ohem_d2.visualization import class_colours, draw_boxes, tile
 
-TITLES = ("ground truth", "mined RoIs (grey: background)", "detections")
+TITLES = ("ground truth", "mined RoIs", "detections")
 MIN_WIDTH = 400  # of an image in the picture, in pixels: its title has to fit above it
 
 
@@ -55,7 +55,9 @@ def main() -> None:
         sys.exit(f"visualize.py: {error}")
     names = MetadataCatalog.get(args.dataset).thing_classes
     rows = [_row(cfg, model, x, names, args.score_thresh) for batch in loader for x in batch]
-    Image.fromarray(tile(rows, TITLES)).save(args.output)
+    labels = [*names, "background"]
+    legend = dict(zip(labels, class_colours(range(len(labels)), len(names))))
+    Image.fromarray(tile(rows, TITLES, legend)).save(args.output)
 
 
 @torch.no_grad()
@@ -73,7 +75,9 @@ def _row(cfg, model, x: dict, names, score_thresh: float):
         (hard.proposal_boxes.tensor * to_image, hard.gt_classes, None, 1),
         (found.pred_boxes.tensor * zoom, found.pred_classes, texts, 2),
     )
-    return [draw_boxes(image, boxes, of.tolist(), len(names), *more) for boxes, of, *more in drawn]
+    return [
+        draw_boxes(image, boxes, class_colours(of.tolist(), len(names)), *more) for boxes, of, *more in drawn
+    ]
 
 
 def _hard_rois(cfg, model, x: dict) -> Instances:

@@ -3,12 +3,13 @@
 from .arms import run_arms
 from .progress import describe_progress, read_progress, show_progress
 from .runs import arguments, run_once, write_json
-from .tables import check_equal_tests, check_scipy, render_table
+from .tables import check_equal_tests, check_scipy, describe_environment, render_table
 
 __all__ = [
     "arguments",
     "check_equal_tests",
     "check_scipy",
+    "describe_environment",
     "describe_progress",
     "read_progress",
     "render_table",

@@ -1,6 +1,7 @@
 """Arms of a comparison as a Markdown table: the mean and its interval over seeds, of equal tests only."""
 
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -17,30 +18,40 @@ COLUMNS = {
 _LEGEND = "Mean ± 95% interval of the mean over seeds (Student's t); one seed has no interval."
 
 
-def render_table(runs: Sequence[dict[str, Any]]) -> str:
+def render_table(runs: Sequence[dict[str, Any]], left_out: Sequence[str] = ()) -> str:
     """One row per arm, with mean and 95% interval over its seeds; no column without any figure.
 
     Args:
         runs: of ``results.json``.
+        left_out: columns to leave out.
 
     Raises:
-        ValueError: no runs, or runs of the same test whose test settings differ.
+        ValueError: no runs, runs of the same test whose test settings differ, or no such column to leave out.
         ImportError: several seeds, and no scipy.
     """
     if not runs:
         raise ValueError("no table: there are no runs")
     test_of = {run["arm"]: run.get("test") for run in runs}
     check_equal_tests(((run["arm"], run["test_settings"]) for run in runs), lambda arm, key: test_of[arm])
+    if unknown := set(left_out) - set(COLUMNS):
+        raise ValueError(f"there is no column {unknown.pop()!r}; valid: {', '.join(COLUMNS)}")
     columns = {
-        name: (key, n) for name, (key, n) in COLUMNS.items() if any(key in run["figures"] for run in runs)
+        name: (key, n)
+        for name, (key, n) in COLUMNS.items()
+        if name not in left_out and any(key in run["figures"] for run in runs)
     }
     lines = ["| arm | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for arm in dict.fromkeys(run["arm"] for run in runs):
         of_arm = [run["figures"] for run in runs if run["arm"] == arm]
         cells = [_cell([figures.get(key) for figures in of_arm], n) for key, n in columns.values()]
         lines.append(f"| {arm} | {len(of_arm)} | " + " | ".join(cells) + " |")
-    environment = ", ".join(f"{name} {value}" for name, value in runs[0]["environment"].items())
-    return "\n".join([*lines, "", _LEGEND, "", f"Hardware and versions: {environment}."])
+    return "\n".join([*lines, "", _LEGEND, "", describe_environment(runs[0]["environment"])])
+
+
+def describe_environment(environment: dict[str, str]) -> str:
+    """A sentence with the hardware and the versions of a run, in lines of at most 120 columns."""
+    parts = ", ".join(f"{name} {value}" for name, value in environment.items())
+    return textwrap.fill(f"Hardware and versions: {parts}.", 120, break_on_hyphens=False)
 
 
 def _cell(values: Sequence[Any], decimals: int) -> str:

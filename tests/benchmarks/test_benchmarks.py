@@ -6,11 +6,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 
 import ohem_d2.modeling.mixin
 from ohem_d2.data import read_proposals, write_proposals
 from ohem_d2.engine import OHEMTrainer, load_config
 
+from ..builders import tiny_cfg
 from ..conftest import ROOT
 
 CATALOG = "toy: {format: voc, root: voc, splits: [train], classes: [cat, dog], proposals: ./p.safetensors}\n"
@@ -232,3 +234,40 @@ def test_the_runner_runs_what_was_not_run_and_names_what_failed(load_script, mon
     with pytest.raises(SystemExit, match="failed: bad"):
         runner.main()
     assert "good: done before" in capsys.readouterr().out
+
+
+def a_candidate_set(losses, classes):
+    boxes = Boxes(torch.tensor([[4.0 + 8 * i, 4, 9 + 8 * i, 20] for i in range(len(losses))]))
+    fields = {"losses": torch.tensor(losses), "gt_classes": torch.tensor(classes), "proposal_boxes": boxes}
+    return Instances((24, 40), **fields)
+
+
+def test_the_random_sample_is_that_of_a_plain_head(load_script):
+    heads = tiny_cfg("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8).MODEL.ROI_HEADS
+    candidates = a_candidate_set([0.0] * 40, [0] * 20 + [heads.NUM_CLASSES] * 20)
+    rows = load_script("benchmarks/draw_sampling.py").random_sample(candidates, heads)
+    assert len(rows) == 8 and (rows < 20).sum() == 2  # of 8, one in four is foreground
+    assert len(set(rows.tolist())) == 8
+
+
+def test_a_roi_is_drawn_by_its_loss_and_its_label(load_script):
+    script = load_script("benchmarks/draw_sampling.py")
+    rois = a_candidate_set([0.29, 0.3, 5.0, 0.1], [1, 1, 2, 2])
+    drawn = script.draw_rois(np.full((24, 40, 3), 200, np.uint8), rois.proposal_boxes.tensor, rois, 2)
+    colours = [tuple(drawn[12, 4 + 8 * i]) for i in range(4)]
+    assert colours == [script.EASY, script.FOREGROUND, script.BACKGROUND, script.EASY]
+
+
+def test_the_picture_of_sampling_counts_the_hard_rois_of_both_arms(
+    load_script, config_file, tmp_path, monkeypatch
+):
+    titles = []
+    script = load_script("benchmarks/draw_sampling.py")
+    monkeypatch.setattr(script, "tile", lambda rows, names, legend: titles.extend(names) or rows[0][1])
+    script.main(["--config-file", config_file, "--image", "1", "--output", str(tmp_path / "sampling.png")])
+    assert (tmp_path / "sampling.png").stat().st_size > 0
+    assert [title.split(" of ")[1][:7] for title in titles] == ["4 RoIs ", "4 RoIs "]
+    plain, mined = (float(title.rsplit(" ", 1)[1]) for title in titles)
+    assert mined >= plain
+    with pytest.raises(SystemExit, match=r"^draw_sampling.py: "):
+        script.main(["--config-file", config_file, "--output", "x.png", "MODEL.OHEM.RANK_BY", "x"])

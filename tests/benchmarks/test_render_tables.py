@@ -32,3 +32,17 @@ def test_a_stale_table_is_rendered_or_reported(load_script, tmp_path, monkeypatc
     text = page.read_text()
     assert text.startswith("before\n<!-- table: results.json -->\n| arm |") and "old" not in text
     assert text.endswith("<!-- end of table -->\nafter\n")
+
+
+def test_a_table_can_leave_out_a_column_and_names_one_that_it_has_not(load_script, tmp_path):
+    run = {**RUN, "figures": {"bbox/AP50": 80, "seconds_per_iteration": 0.5}}
+    (tmp_path / "results.json").write_text(json.dumps([run]))
+    render_file = load_script("benchmarks/render_tables.py").render_file
+    page = tmp_path / "page.md"
+    for marker, head in (("", "| AP50 | s / iteration |"), (" without s / iteration", "| seeds | AP50 |")):
+        page.write_text(f"<!-- table: results.json{marker} -->\n<!-- end of table -->\n")
+        text = render_file(page)
+        assert text.startswith(f"<!-- table: results.json{marker} -->\n") and head in text
+    page.write_text("<!-- table: results.json without seconds -->\n<!-- end of table -->\n")
+    with pytest.raises(ValueError, match="no column 'seconds'; valid: "):
+        render_file(page)

@@ -111,13 +111,12 @@ B = {"+B": "x", "config": "ohem", "test": ["TEST.BOX_VOTING.ENABLED", "True"]}
 B_FOLDER = "ohem-TEST.BOX_VOTING.ENABLED-True"
 
 
-def test_a_row_shows_the_published_figures_ours_config_and_command(script):
+def test_a_row_shows_the_published_figures_ours_and_the_config(script):
     tables = a_table({"config": "heuristic", "paper": [19.7, None]}, B)
     text = script.render_rows(tables, "0", [a_record("heuristic", {"bbox/AP": 20.04, "bbox/AP50": 36.0})])
     first, second = text.splitlines()[2:4]
     link = "[heuristic](configs/demo/heuristic.yaml)"
-    command = "`python benchmarks/reproduce.py --table 0 --rows 1`"
-    assert first == f"| 1 |  |  | 19.7 / – | 20.0 / 36.0 | {link} | {command} |"
+    assert first == f"| 1 |  |  | 19.7 / – | 20.0 / 36.0 | {link} |"
     config = "[ohem](configs/demo/ohem.yaml) `TEST.BOX_VOTING.ENABLED True`"
     assert second.startswith(f"| 2 |  | x |  |  | {config} |")
     assert text.endswith("Hardware and versions: torch 2.")

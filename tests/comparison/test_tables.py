@@ -32,6 +32,13 @@ def test_one_seed_has_no_interval_and_what_was_not_measured_stays_empty():
     assert row(table, "ohem")[2:6] == ["1", "80.0", "", "0.50"]
 
 
+def test_a_column_is_left_out_by_its_name():
+    runs = [a_run("ohem", 80)]
+    assert row(render_table(runs, ["AP50"]), "arm")[2:] == ["seeds", "trained fg : bg", ""]
+    with pytest.raises(ValueError, match="no column 'AP5'; valid: AP, AP50,"):
+        render_table(runs, ["AP5"])
+
+
 def test_different_tests_on_purpose_may_differ_but_not_within_one():
     runs = [
         a_run("plain", 80, 100),
