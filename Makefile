@@ -2,11 +2,14 @@ define HELP
 make demo       train the heuristic baseline and OHEM on a small drawn data set, compare them
 make test       run the fast tests (TESTS=tests/mining for some of them)
 make test-all   run every test
+make lint       check style and types
+make docs       build the documentation, docs/_build/html
 make install    only create and fill the environment
 make clean      remove the environment and the caches that make made
 make help       print this
 
-The first call creates an environment and installs what is needed (about 3 GB); later calls install nothing.
+The first call creates an environment and installs what is needed (6.0 GB with the CUDA build
+of torch); later calls install nothing.
 Variables, for example `make test VENV=/tmp/venv`; all can be set in the shell as well:
 
 PYTHON=python3  the Python (3.10 or newer) that the environment is made from
@@ -28,7 +31,7 @@ TESTS ?= tests
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet
-PACKAGE := --editable '.[proposals,test]'
+PACKAGE := --editable '.[dev,proposals]'
 PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 # The steps of an environment leave a file each, in this order, so that an interrupted one is taken up again.
@@ -45,14 +48,9 @@ KIND := $(if $(DETECTRON2),$(if $(filter installed,$(DETECTRON2)),installed,give
 
 # One thread a process: on two cores the default number is many times slower.
 export OMP_NUM_THREADS ?= 1
-ifeq ($(origin OHEM_D2_DATA),undefined)
-ifneq ($(realpath ../shared/data),)
-export OHEM_D2_DATA := $(realpath ../shared/data)
-endif
-endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all clean check
+.PHONY: help install demo test test-all lint docs clean check
 
 help:
 	@:$(info $(HELP))
@@ -68,9 +66,17 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(PYTEST) $(TESTS)
 
+lint: $(INSTALLED)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+docs: $(INSTALLED)
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
+
 clean:
 	@test ! -e $(MADE) || rm -rf $(VENV)
-	@rm -rf build ohem_d2.egg-info .pytest_cache .hypothesis
+	@rm -rf build docs/_build ohem_d2.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	@find ohem_d2 tests tools datasets benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 fail = { echo "make: $(1)" >&2; exit 1; }

@@ -11,6 +11,9 @@ A config that ends in .py is a LazyConfig; its weights are train.init_checkpoint
 import logging
 import sys
 
+import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps off the console)
+
+# isort: split
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger

@@ -35,20 +35,18 @@ MODELS: dict[str, Model] = {
 
 
 class _FixedRatioMixin(ohem_d2.OHEMMixin):
-    """mmdetection's method: per image, the foreground and the background of highest classification loss, one in four."""
+    """mmdetection's method: per image, the RoIs of highest loss at a fixed ratio, one foreground in four."""
 
     def _mine(self, losses, candidates) -> list[torch.Tensor]:
         chosen = []
-        for of_image, classes in zip(
-            losses.split([len(c) for c in candidates]), [c.gt_classes for c in candidates]
-        ):
-            foreground = (classes < self.num_classes).nonzero().squeeze(1)
-            background = (classes == self.num_classes).nonzero().squeeze(1)
+        for of_image, candidate in zip(losses.split([len(c) for c in candidates]), candidates):
+            foreground = (candidate.gt_classes < self.num_classes).nonzero().squeeze(1)
+            background = (candidate.gt_classes == self.num_classes).nonzero().squeeze(1)
             num_fg = min(len(foreground), self.batch_size_per_image // 4)
             num_bg = min(len(background), self.batch_size_per_image - num_fg)
-            chosen.append(torch.cat([
-                foreground[of_image[foreground].topk(num_fg).indices], background[of_image[background].topk(num_bg).indices]
-            ]))  # fmt: skip
+            hard_fg = foreground[of_image[foreground].topk(num_fg).indices]
+            hard_bg = background[of_image[background].topk(num_bg).indices]
+            chosen.append(torch.cat([hard_fg, hard_bg]))
         return chosen
 
 
@@ -112,7 +110,7 @@ class Arm:
             with EventStorage():
                 with torch.autocast(self.model.device.type, enabled=self.amp):
                     loss = sum(self.model(batch).values())
-                self.optimizer.zero_grad()  # here, as in Detectron2: the forward pass runs beside the last gradients
+                self.optimizer.zero_grad()  # after the forward pass, as in Detectron2
                 self.scaler.scale(loss).backward()
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
@@ -137,25 +135,22 @@ def build_arm(name: str, args) -> Arm:
     cfg = arm_cfg(name, args)
     torch.manual_seed(0)
     built = build_model(cfg).train()
-    if (
-        built.proposal_generator is not None
-    ):  # the RPN does its work, and the given proposals take the place of its own
+    if built.proposal_generator is not None:  # the RPN runs, and the given proposals replace its own
         predict = built.proposal_generator.predict_proposals
         built.proposal_generator.predict_proposals = lambda *a, **k: (predict(*a, **k), built.given)[1]
     return Arm(built, args.precision == "amp")
 
 
 def make_batch(args):
-    """Images of noise; a quarter of the proposals near one of eight objects, the others anywhere."""
+    """Images of noise with eight objects each; a quarter of the proposals is near one, the rest anywhere."""
     height, width = args.size or MODELS[args.model].size
     generator = torch.Generator().manual_seed(0)
     batch = []
     for _ in range(args.images):
         objects = _boxes(8, height, width, generator)
         near = objects.repeat(args.proposals // 32 + 1, 1)[: args.proposals // 4]
-        near = near + (torch.rand(near.shape, generator=generator) - 0.5) * 0.4 * (
-            near[:, 2:] - near[:, :2]
-        ).repeat(1, 2)
+        shift = 0.4 * (torch.rand(near.shape, generator=generator) - 0.5)
+        near = near + shift * (near[:, 2:] - near[:, :2]).repeat(1, 2)
         boxes = torch.cat([near, _boxes(args.proposals - len(near), height, width, generator)])
         proposals = Instances(
             (height, width), proposal_boxes=Boxes(boxes), objectness_logits=torch.zeros(len(boxes))
@@ -176,15 +171,15 @@ def _boxes(number: int, height: int, width: int, generator) -> torch.Tensor:
 
 
 def get_parser(description: str) -> argparse.ArgumentParser:
-    """The options that `build_arm` and `make_batch` read, and those of a measurement."""
+    """A parser with the options of `build_arm` and `make_batch`, and those of a measurement."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=list(MODELS), default="small")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "tf32", "amp"], default="fp32")
-    parser.add_argument("--images", type=int, default=2, help="of a batch (default 2)")
-    parser.add_argument("--proposals", type=int, default=2000, help="of an image (default 2000)")
+    parser.add_argument("--images", type=int, default=2, help="per batch (default 2)")
+    parser.add_argument("--proposals", type=int, default=2000, help="per image (default 2000)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's")
     parser.add_argument("--classes", type=int, default=20, help="foreground classes (default 20)")
     parser.add_argument("--repeats", type=int, default=20)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Images per second of the training loader with proposals, beside Detectron2's with and without them.
+"""Images per second of the training loader with proposals, compared with Detectron2's with and without them.
 
     python benchmarks/bm_loader.py --output benchmarks/results/loader.json
 
-JPEGs of the size of VOC's are drawn, read, resized and flipped as in training; so are their proposals, which
-Detectron2 reads from a pickle and we from a store. The loaders take turns in one process.
+Synthetic JPEGs of VOC's size and their proposals are read, resized and flipped as in training; Detectron2
+reads the proposals from a pickle, this project from a store. The loaders take turns in one process.
 """
 
 import argparse
@@ -31,10 +31,10 @@ def main() -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="default 0 and 2")
-    parser.add_argument("--boxes", type=int, nargs="+", default=[500, 2000], help="of an image")
-    parser.add_argument("--images", type=int, default=256, help="drawn (default 256)")
+    parser.add_argument("--boxes", type=int, nargs="+", default=[500, 2000], help="per image")
+    parser.add_argument("--images", type=int, default=256, help="number of JPEGs (default 256)")
     parser.add_argument("--short-side", type=int, default=600, help="of resized images (default 600)")
-    parser.add_argument("--batches", type=int, default=20, help=f"of {BATCH} images, of a turn (default 20)")
+    parser.add_argument("--batches", type=int, default=20, help=f"of {BATCH} images per turn (default 20)")
     parser.add_argument("--repeats", type=int, default=20, help="turns (default 20)")
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure(dataset, num_boxes: int, folder: Path, args) -> dict[int, dict[str, dict]]:
-    """Number of workers -> loader -> its figures."""
+    """Number of workers -> loader -> its measurements."""
     store, pickled = draw_proposals(dataset, num_boxes, folder)
     sources = {
         BASE: (build_detection_train_loader, pickled),
@@ -93,7 +93,7 @@ def draw_proposals(dataset, num_boxes: int, folder: Path):
 
 
 def take(build: Callable, file, workers: int, args) -> Callable[[], None]:
-    """A function that takes the batches of a turn from the loader of `build`; no `file`, no proposals."""
+    """A function that takes the batches of a turn from the loader of `build`; without `file` no proposals."""
     cfg = get_cfg()
     add_ohem_config(cfg)
     cfg.DATASETS.TRAIN, cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH = (DATASET,), workers, BATCH

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Peak memory of labelling and sampling where every object has a bitmask: masks are copied for selected RoIs alone.
+"""Peak memory of labelling and sampling where every object has a bitmask.
 
     python benchmarks/bm_mask_memory.py
 
-Arms, each in a process of its own: ``standard`` (Detectron2's sampler), ``ohem``, and ``all``: what it takes to
-attach the masks to every candidate before the selection.
+Mining copies masks for selected RoIs only. Arms, each in a process of its own: ``standard`` (Detectron2's
+sampler), ``ohem``, and ``all``, which attaches the masks to every candidate before the selection.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def make_image(num_objects: int, num_proposals: int, height: int, width: int):
 
 
 def measure(arm: str, args: argparse.Namespace, result) -> None:
-    """Send the growth of this process's peak memory, in MiB, over labelling and sampling."""
+    """Send the number of sampled RoIs, and the MiB by which sampling raised this process's peak memory."""
     heads = build_heads(arm, args.selected, args.proposals + args.objects)
     features, proposals, targets = make_image(args.objects, args.proposals, args.height, args.width)
     heads._features = features

@@ -1,17 +1,19 @@
 #!/usr/bin/env python
-"""What each step that makes mining cheap buys: mining alone, as it is and with one step undone at a time.
+"""Time and memory of mining alone, as it is and with one optimisation undone at a time.
 
-    python benchmarks/bm_mining.py --model vgg16 --proposal-file proposals/voc_2007_trainval.safetensors --output FILE.json
+    python benchmarks/bm_mining.py --model vgg16 --proposal-file FILE.safetensors --output FILE.json
 
-Mining alone is all from the proposals to the hard ones: labels, read-only pass, selection, statistics. The floor of the
-read-only pass is its multiply-adds over the rate of a large matrix product, measured in the same run. Proposals are
-drawn, or those of a file, of its first images that have enough, scaled to the size of the model's images.
+Mining alone is everything from the proposals to the hard ones: labels, read-only pass, selection, statistics.
+The lower bound ("floor") of the read-only pass is its multiply-adds over the rate of a large matrix product,
+measured in the same run. Proposals are synthetic, or those of the first images in a file that have enough,
+scaled to the size of the model's images.
 """
 
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -28,14 +30,19 @@ from ohem_d2.mining import rank_hard_rois, suppression
 COLUMNS = ("ms", "ratio", "memory MiB", "ATen calls", "syncs")
 
 
-# A step undone, or done in another way: the functions that take the place of ours, and config keys. What is the
-# default on a device anyway changes nothing.
+# An optimisation undone or replaced: functions that replace ours, and options of mining. An option that is
+# the device's default changes nothing.
 CANDIDATES, SUPPRESSION = "ohem_d2.modeling.candidates.", "ohem_d2.mining.suppression."
 UNDONE: dict[str, tuple] = {
     "as it is": ({}, {}),
     "Detectron2's matcher": ({CANDIDATES + "_labels": lambda matcher, ious, best: matcher(ious)[1]}, {}),
     "Detectron2's pooler": (
-        {"ohem_d2.modeling.box_forward.pool_rois": lambda p, features, boxes, share: (p(features, boxes), None)},
+        {
+            "ohem_d2.modeling.box_forward.pool_rois": lambda p, features, boxes, share: (
+                p(features, boxes),
+                None,
+            )
+        },
         {},
     ),
     "NMS of all images at once": ({SUPPRESSION + "_group_by_group": suppression._all_at_once}, {}),
@@ -80,7 +87,7 @@ def measure(args) -> dict:
 
 
 def replace_proposals(batch, args) -> None:
-    """Boxes of the first images of the file that have ``--proposals`` of them, stretched over the image."""
+    """Take boxes from the first images of the file with ``--proposals`` or more, stretched to the image."""
     proposals = read_proposals(args.proposal_file)
     ids = [image_id for image_id in proposals if proposals.count(image_id) >= args.proposals][: len(batch)]
     if len(ids) < len(batch):
@@ -113,7 +120,7 @@ def mining(
 
 
 def selection(args) -> dict:
-    """From the losses to the indices, on the device, for all RoIs of the batch."""
+    """Measure the step from losses to indices, for all RoIs of the batch."""
     boxes = torch.cat([x["proposals"].proposal_boxes.tensor for x in make_batch(args)])
     image_ids = torch.arange(args.images, device=args.device).repeat_interleave(args.proposals)
     losses = torch.rand(len(boxes), device=args.device)
@@ -126,14 +133,14 @@ def selection(args) -> dict:
 
 
 def floor(run: Callable, args) -> dict:
-    """Multiply-adds of the pass as it is, twice each, over the measured rate of a matrix product."""
+    """Lower bound on the time of the pass: its number of operations over the rate of a matrix product."""
     with FlopCounterMode(display=False) as counter:
         run()
     flops, rates = counter.get_total_flops(), {}
     for dtype in (torch.float32, torch.float16) if args.device.startswith("cuda") else (torch.float32,):
         side = 8192 if args.device.startswith("cuda") else 1024
         a = torch.randn(side, side, device=args.device, dtype=dtype)
-        ms = time_in_turns({"product": lambda: a @ a}, args.device, 10, 2)["product"]["ms"]
+        ms = time_in_turns({"product": partial(torch.matmul, a, a)}, args.device, 10, 2)["product"]["ms"]
         rates[str(dtype).removeprefix("torch.")] = 2 * side**3 / ms / 1e6
     return {
         "GFLOP": flops / 1e9,
@@ -150,11 +157,15 @@ def table(results: dict, args) -> str:
     chosen, bound = results["selection"], results["floor"]
     floors = ", ".join(f"{ms:.1f} ms in {name}" for name, ms in bound["ms"].items())
     lines.append(
-        f"\nSelection alone: {chosen['ms']:.2f} ms, {chosen['syncs']} syncs. Read-only pass: {bound['GFLOP']:.1f} GFLOP, floor {floors}."
+        f"\nSelection alone: {chosen['ms']:.2f} ms, {chosen['syncs']} syncs. "
+        f"Read-only pass: {bound['GFLOP']:.1f} GFLOP, floor {floors}."
     )
     height, width = args.size or MODELS[args.model].size
-    lines.append(f"{args.model}, {args.images} images of {height} x {width}, {args.proposals} proposals each"
-                 f"{' of a file' if args.proposal_file else ''}, {args.device}; median of {args.repeats}, ms.")  # fmt: skip
+    source = " of a file" if args.proposal_file else ""
+    lines.append(
+        f"{args.model}, {args.images} images of {height} x {width}, {args.proposals} proposals each{source}, "
+        f"{args.device}; median of {args.repeats}, ms."
+    )
     return "\n".join(lines)
 
 

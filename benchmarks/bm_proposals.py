@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""The proposal store beside Detectron2's own loader, in one run: opening, random reads, first batch, conversion.
+"""The proposal store compared with Detectron2's own loader: opening, random reads, first batch, conversion.
 
     python benchmarks/bm_proposals.py --images 20000 --boxes 1000 --output benchmarks/results/proposals.json
 
-Each measurement runs in a process of its own, on drawn boxes; files are in the page cache. Memory is beyond
-what the imports took, as Linux counts it in smaps_rollup: on opening the private pages of the process, mapped
-files included; with workers the anonymous ones (which no file backs) of all processes, shared ones once.
+Each measurement runs in a process of its own, on synthetic boxes; files are in the page cache. Memory is in
+addition to that after the imports, as in Linux's smaps_rollup: for opening, the private pages of the process,
+including mapped files; with workers, the anonymous pages of all processes, shared ones counted once.
 """
 
 import argparse
@@ -29,7 +29,7 @@ VERSIONS = ("python", "numpy", "torch", "detectron2", "safetensors")
 
 
 def drawn_entries(images: int, boxes: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(id, boxes, scores) of each image; 64 sets of boxes take turns, the scores are drawn anew."""
+    """(id, boxes, scores) of each image; 64 sets of boxes are repeated, scores are drawn for each image."""
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 300, (64, boxes, 2)).astype(np.float32)
     sets = np.concatenate([corner, corner + rng.uniform(4, 75, corner.shape).astype(np.float32)], axis=2)
@@ -51,7 +51,7 @@ def drawn_dataset(images: int, folder: Path) -> list[dict[str, Any]]:
 
 
 def memory(kind: str, pids: list[int] | None = None) -> float:
-    """MB of the pages of a kind ("Private_" or "Pss_Anon") of this or other processes."""
+    """MB of pages of a kind ("Private_" or "Pss_Anon") in this or other processes."""
     total = 0
     for pid in pids or [os.getpid()]:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -132,7 +132,7 @@ def detectron2_first_batch(args: argparse.Namespace) -> dict[str, float]:
 
 
 def first_batch(args: argparse.Namespace, file: str, build) -> dict[str, float]:
-    """From nothing to the first batch, with two workers; memory of this process and the workers then."""
+    """Time to the first batch with two workers, and memory of this process and the workers at that point."""
     import multiprocessing
 
     from detectron2.config import get_cfg
@@ -176,7 +176,7 @@ MEASUREMENTS = {
 
 
 def run(name: str, args: argparse.Namespace, folder: str) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """Run one measurement in a process of its own."""
     command = [sys.executable, "-W", "ignore", __file__, "--measure", name, "--folder", folder]
     command += ["--images", str(args.images), "--boxes", str(args.boxes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -197,7 +197,7 @@ def environment() -> dict[str, str]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Results as Markdown."""
+    """Format results as Markdown."""
     lines = [
         "| images x boxes | measurement | seconds | of the CPU | memory MB | images/s | file MB |",
         "|---|---|---|---|---|---|---|",

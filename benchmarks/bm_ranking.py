@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Does half precision select the RoIs that float32 selects? Overlap of the two, on models of every age.
+"""Overlap of the RoIs selected in half precision with those selected in float32, before and after training.
 
     python benchmarks/bm_ranking.py --config-file configs/BCCD/fast_rcnn_ohem.yaml --weights trained=model.pth
 
-Models: ``untrained`` (as the config starts), ``early`` (trained here for some iterations) and checkpoints by
-name. All rank the same training batches, augmented and in training mode as in training. Of each image: the
-share of float32's RoIs that the precision selects too ("count"), and the float32 loss of its selection over
-that of float32's ("mass"); mean and worst image. A batch whose losses overflow is recomputed in float32, as
-in training.
+Models: ``untrained`` (as the config starts), ``early`` (trained here for some iterations) and the given
+checkpoints. All rank the same training batches, with augmentation and in training mode. Per image: the
+fraction of float32's RoIs that the precision selects too ("count"), and the float32 loss of its selection
+over that of float32's ("mass"); mean and worst image. A batch whose losses overflow is recomputed in float32,
+as in training.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def models(cfg, args) -> Iterator[tuple[str, nn.Module]]:
     trainer = OHEMTrainer(cfg)
     trainer.resume_or_load(resume=False)
     yield "untrained", trainer.model
-    # Without those that test and save.
+    # Without the hooks that test and save.
     trainer._hooks = [hook for hook in trainer._hooks if isinstance(hook, LRScheduler)]
     TrainerBase.train(trainer, 0, args.early_iterations)
     yield f"early ({args.early_iterations} iterations)", trainer.model
@@ -94,7 +94,7 @@ def models(cfg, args) -> Iterator[tuple[str, nn.Module]]:
 
 @torch.no_grad()
 def compare(model: nn.Module, batches: list) -> dict[str, dict]:
-    """Train a step without a gradient on each batch, and let the heads mine in every precision."""
+    """Run the forward pass of training on each batch, and let the heads mine in every precision."""
     heads, losses_in = model.roi_heads, model.roi_heads._candidate_losses
     records = {name: {"count": [], "mass": [], "ms": [], "recomputed batches": 0} for name in PRECISIONS}
 
@@ -121,7 +121,7 @@ def compare(model: nn.Module, batches: list) -> dict[str, dict]:
 
 
 def timed(losses_in: Callable, *args) -> tuple[Tensor, float]:
-    """Its result and the milliseconds that it took."""
+    """Call `losses_in`; its result and the milliseconds it took."""
     synchronize(args[0][0].proposal_boxes.device.type)
     start = time.perf_counter()
     losses = losses_in(*args)
@@ -130,7 +130,7 @@ def timed(losses_in: Callable, *args) -> tuple[Tensor, float]:
 
 
 def overlap(rows: Tensor, reference: Tensor, losses: Tensor) -> tuple[float, float]:
-    """Share of the `reference` rows that are among `rows`, and the sum of `losses` of `rows` over its own."""
+    """Fraction of `reference` that is in `rows`, and the summed loss of `rows` over that of `reference`."""
     if not len(reference):
         return 1.0, 1.0
     losses = losses.double()
@@ -146,7 +146,7 @@ def summary(record) -> dict:
 
 
 def right_precisions(results) -> list[str]:
-    """Those that select what float32 selects, on every model."""
+    """The precisions that select what float32 selects, on every model."""
 
     def is_right(r: dict) -> bool:
         return r["count"] >= MIN_COUNT and r["mass"] >= MIN_MASS

@@ -3,8 +3,8 @@
 
     python benchmarks/bm_scale.py --model r50-fpn --precision amp --output scale_r50_fpn.json
 
-One quantity at a time is swept, the others stay as given. "mining MiB" is the peak of what mining alone
-takes, above what the iteration holds then. The slope is that of the least-squares line through a sweep.
+One quantity at a time is swept, the others stay as given. "mining MiB" is the peak memory of mining alone,
+above what the iteration holds at that point. Slopes are those of the least-squares line through a sweep.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SWEEPS = {
     "images": [1, 2, 4, 8, 16],
     "classes": [20, 80, 1203],
 }
-UNITS = {"proposals": 1000, "images": 1, "classes": 100}  # that a slope is for
+UNITS = {"proposals": 1000, "images": 1, "classes": 100}  # of the slopes
 COLUMNS = ("ms", "memory MiB")
 
 
@@ -54,7 +54,7 @@ def sweep(name: str, values, args) -> dict:
 
 
 def slope(name: str, points: dict[int, dict], arm: str, column: str) -> float | None:
-    """Per unit of what is swept; None of a single point."""
+    """Slope per unit of the swept quantity; None for a single point."""
     if len(points) < 2:
         return None
     return UNITS[name] * statistics.linear_regression(points, [p[arm][column] for p in points.values()]).slope

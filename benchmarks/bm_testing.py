@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Time of testing as the paper did, as a ratio to plain inference: box voting (+B), five scales (+M), both.
+"""Time of testing as in the paper, relative to plain inference: box voting (+B), five scales (+M), both.
 
-    python benchmarks/bm_testing.py --model vgg16 --size 600 800 --output benchmarks/results/testing_vgg16.json
+    python benchmarks/bm_testing.py --model vgg16 --size 600 800 --output testing_vgg16.json
 
-On synthetic images, proposals and weights; all arms are built in one process and take turns. "whole" is all from the
-image to the detections, "head" the same without backbone and RPN. The scales are the paper's (480, 576, 688, 864, 1000,
-long side at most 1000), taken relative to 600. Works on CPU (``--model small``) as on CUDA.
+On synthetic images, proposals and weights; all arms are built in one process and take turns. "whole" is
+everything from image to detections, "head" the same without backbone and RPN. The scales are the paper's
+(480, 576, 688, 864, 1000, long side at most 1000), relative to 600. Runs on the CPU (``--model small``) and
+on CUDA.
 """
 
 import copy
@@ -28,7 +29,7 @@ def main() -> None:
     parser = get_parser(__doc__)
     parser.set_defaults(images=1)
     parser.add_argument("--score-thresh", type=float, default=0.05, help="default 0.05")
-    parser.add_argument("--detections", type=int, default=100, help="of an image, at most (default 100)")
+    parser.add_argument("--detections", type=int, default=100, help="maximum per image (default 100)")
     args = parser.parse_args()
     set_precision(args.precision)
     results = measure(args)
@@ -66,7 +67,7 @@ def step(arm: str, model: nn.Module, batch, args) -> Callable:
 
 
 def spread_scores(model: nn.Module, batch) -> None:
-    """Scale the logits of the untrained model, so that some RoIs are detections and most are background."""
+    """Scale the logits of the untrained model so that some RoIs are detections and most are background."""
     predictor, logits = model.roi_heads.box_predictor, []
     hook = predictor.register_forward_hook(lambda module, args, output: logits.append(output[0]))
     with torch.no_grad():
@@ -80,7 +81,7 @@ def spread_scores(model: nn.Module, batch) -> None:
 
 
 def without_backbone(model: nn.Module) -> nn.Module:
-    """A copy that computes the features of each image size once, and takes the proposals of its input."""
+    """A copy that computes the features of each image size once and takes the proposals of its input."""
     model = copy.deepcopy(model)
     model.proposal_generator, forward, known = None, model.backbone.forward, {}
 
@@ -103,8 +104,10 @@ def table(results, args) -> str:
         ]
         lines.append(f"| {arm} | {' | '.join(cells)} | {results['detections'][arm]} |")
     height, width = args.size or MODELS[args.model].size
-    lines.append(f"\n{args.model}, {args.images} image(s) of {height} x {width}, {args.proposals} proposals each, {args.classes} classes, "
-                 f"scores above {args.score_thresh}, {args.device}; median of {args.repeats}.")  # fmt: skip
+    lines.append(
+        f"\n{args.model}, {args.images} image(s) of {height} x {width}, {args.proposals} proposals each, "
+        f"{args.classes} classes, scores above {args.score_thresh}, {args.device}; median of {args.repeats}."
+    )
     return "\n".join(lines)
 
 

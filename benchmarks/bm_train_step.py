@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Time and memory of a training iteration, mined and not, on synthetic images, proposals and weights.
 
-    python benchmarks/bm_train_step.py --model r50-fpn --precision amp --output benchmarks/results/r50_fpn.json
+    python benchmarks/bm_train_step.py --model r50-fpn --precision amp --output r50_fpn.json
 
-All arms are built in one process and take turns; every figure is given as a ratio to the arm ``standard`` too.
-Works on CPU (``--model small``) as on CUDA.
+All arms are built in one process and take turns; time and memory are also given relative to the first arm
+(``standard``). Runs on the CPU (``--model small``) and on CUDA.
 """
 
 from arms import ARMS, MODELS, build_arm, get_parser, make_batch, set_precision
@@ -17,7 +17,7 @@ def main() -> None:
     parser = get_parser(__doc__)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument(
-        "--count", action="store_true", help="count operations alone, in one iteration of each arm"
+        "--count", action="store_true", help="only count operations, in one iteration of each arm"
     )
     args = parser.parse_args()
     set_precision(args.precision)
@@ -51,8 +51,11 @@ def table(results, args) -> str:
             f"| {name} | {' | '.join(_cell(column, of_arm.get(column)) for column in columns)} | {stages} |"
         )
     height, width = args.size or MODELS[args.model].size
-    lines.append(f"\n{args.model}, {args.images} images of {height} x {width}, {args.proposals} proposals each, "
-                 f"{args.precision}, {args.device}{'' if args.count else f'; median of {args.repeats}, ms'}.")  # fmt: skip
+    timed = "" if args.count else f"; median of {args.repeats}, ms"
+    lines.append(
+        f"\n{args.model}, {args.images} images of {height} x {width}, {args.proposals} proposals each, "
+        f"{args.precision}, {args.device}{timed}."
+    )
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Time, memory, operations and host syncs of a training iteration."""
+"""Measures time, memory, operations and host-device synchronisations of a training iteration."""
 
 import json
 import os
@@ -24,13 +24,20 @@ from torch.utils.flop_counter import FlopCounterMode
 import ohem_d2
 from ohem_d2.mining import suppression
 
-# Operations whose result the host has to wait for, as an answer or as a size.
-SYNCING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim",
-           "aten::bincount", "torchvision::nms")  # fmt: skip
-# Those that an index of bools makes wait.
+# Operations that synchronise host and device, since the host needs their value or the size of their result.
+SYNCING = (
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::_unique2",
+    "aten::unique_dim",
+    "aten::bincount",
+    "torchvision::nms",
+)
+# Operations that synchronise when an index is boolean.
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_")
 
-# The stages of mining: name -> the function that is one, as (module, attribute).
+# Stage of mining -> its function, as (module, attribute).
 STAGES = {
     "label": ("ohem_d2.modeling.mixin", "label_candidates"),
     "read-only pass": ("ohem_d2.modeling.mixin", "candidate_losses"),
@@ -46,10 +53,10 @@ def synchronize(device: str) -> None:
 def time_in_turns(
     steps: dict[str, Callable], device: str, repeats: int, warmup: int
 ) -> dict[str, dict[str, Any]]:
-    """Milliseconds of each step, by CUDA events on a GPU; the steps take turns, so that a drift hits all alike.
+    """Time the steps, by CUDA events on a GPU; they take turns, so that drift affects all alike.
 
     Returns:
-        for each step ``ms`` (median) and ``spread`` (10th and 90th percentile).
+        for each step, in milliseconds, ``ms`` (median) and ``spread`` (10th and 90th percentile).
     """
     for _ in range(warmup):
         for step in steps.values():
@@ -81,9 +88,9 @@ def _spread(values: list[float]) -> list[float]:
 
 
 def peak_memory(step: Callable, device: str) -> dict[str, Any]:
-    """MiB above what lies on the device between two iterations: the peak of one iteration.
+    """Peak memory of one iteration in MiB, above what is allocated between iterations.
 
-    On CUDA as the allocator counts, and ``reserved MiB``; on CPU by PyTorch's profiler.
+    On CUDA by the caching allocator, with ``reserved MiB``; on the CPU by PyTorch's profiler.
     """
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
@@ -93,12 +100,12 @@ def peak_memory(step: Callable, device: str) -> dict[str, Any]:
         synchronize(device)
         peak = torch.cuda.max_memory_allocated() - before
         return {"memory MiB": peak / 2**20, "reserved MiB": torch.cuda.max_memory_reserved() / 2**20}
-    peak_cpu_bytes(step)  # the profiler sees a block end only if it saw it begin: now it knows all gradients
+    peak_cpu_bytes(step)  # the profiler sees a block freed only if it saw it allocated: here, the gradients
     return {"memory MiB": peak_cpu_bytes(step) / 2**20}
 
 
 def peak_cpu_bytes(run: Callable) -> int:
-    """Peak of the bytes that PyTorch's CPU allocator holds during `run`, above those before it."""
+    """Peak number of bytes that PyTorch's CPU allocator holds during `run`, above those before it."""
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
@@ -112,9 +119,9 @@ def peak_cpu_bytes(run: Callable) -> int:
 
 
 class OperationCounter(TorchDispatchMode):
-    """Counts the ATen and torchvision operations that run inside, and those for which a host would wait on CUDA.
+    """Counts the ATen and torchvision operations that run inside, and those that synchronise on CUDA.
 
-    Duplicates are suppressed as on CUDA, also on CPU.
+    NMS takes the code path of CUDA, also on the CPU.
     """
 
     def __init__(self):
@@ -139,20 +146,20 @@ class OperationCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name
         self.counts[name] += 1
-        self.num_syncing += name in SYNCING or self._waits(name, args, kwargs or {})
+        self.num_syncing += name in SYNCING or self._synchronises(name, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
-    def _waits(self, name, args, kwargs) -> bool:
-        if name in _INDEXING and not (
-            len(args) > 2 and args[2].numel() == 1
-        ):  # a scalar is filled in by the mask
+    def _synchronises(self, name, args, kwargs) -> bool:
+        if name in _INDEXING:
+            if len(args) > 2 and args[2].numel() == 1:  # a scalar is filled in by the mask itself
+                return False
             return any(index is not None and index.dtype == torch.bool for index in args[1])
-        if name == "aten::lift_fresh":  # a tensor made of numbers, which the host copies to the device
+        if name == "aten::lift_fresh":  # a tensor from Python numbers, which is copied to the device
             return args[0].dim() > 0
         return name == "aten::repeat_interleave" and kwargs.get("output_size") is None
 
     def _counted(self, tolist):
-        def counted(tensor):  # on CPU it reads the memory, without an operation
+        def counted(tensor):  # on the CPU it runs no ATen operation
             self.num_syncing += 1
             return tolist(tensor)
 
@@ -160,7 +167,7 @@ class OperationCounter(TorchDispatchMode):
 
 
 def count_operations(step: Callable, device: str) -> dict[str, float]:
-    """``GFLOP``, ``ATen calls`` and host ``syncs`` of an iteration: on CUDA those that it reports, on CPU those that it would."""
+    """``GFLOP``, ``ATen calls`` and ``syncs`` of an iteration; on the CPU, the syncs that CUDA would have."""
     with FlopCounterMode(display=False) as flops, OperationCounter() as counter:
         step()
     syncs = counter.num_syncing
@@ -181,7 +188,7 @@ def count_operations(step: Callable, device: str) -> dict[str, float]:
 
 
 def stage_times(step: Callable, device: str, repeats: int = 5) -> dict[str, float]:
-    """Mean milliseconds of the stages of mining, each with a wait before and after, so for the shares alone."""
+    """Mean milliseconds of the stages of mining, each synchronised before and after: compare their shares."""
     spent: Counter = Counter()
     with ExitStack() as stack:
         for stage, (module, name) in STAGES.items():
@@ -211,9 +218,10 @@ def environment() -> dict[str, str]:
     """Hardware and versions, for a results file."""
     info = Path("/proc/cpuinfo")
     cpus = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    cpu = cpus[0] if cpus else platform.machine()
     return {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "cpu": f"{cpus[0] if cpus else platform.machine()} ({os.cpu_count()} cores, {torch.get_num_threads()} thread(s))",
+        "cpu": f"{cpu} ({os.cpu_count()} cores, {torch.get_num_threads()} thread(s))",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -223,7 +231,7 @@ def environment() -> dict[str, str]:
 
 
 def write_report(results: dict[str, Any], file: Path | None) -> None:
-    """Write `results` with command, hardware and versions as JSON; None: nowhere."""
+    """Write `results` with command, hardware and versions as JSON, unless `file` is None."""
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         report = {"command": " ".join(["python", *sys.argv]), "environment": environment(), **results}

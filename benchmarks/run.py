@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Run the benchmarks, one after the other; each leaves its JSON and its table in one folder.
+"""Run the benchmarks one after the other; each writes its JSON and its table to one folder.
 
     python benchmarks/run.py --output benchmarks/results/h100 [--only mining_vgg16 scale_r50_fpn] [--list]
 
-With a GPU: the models of the paper and of today at full size, minutes each. Without one: a small model. A benchmark
-that fails is named in the end and stops no other; one whose JSON is there already is not run again.
+With a GPU: the paper's and current models at full size, minutes each. Without one: a small model. A benchmark
+that fails does not stop the others and is named at the end; one whose JSON exists is not run again.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 
 FOLDER = Path(__file__).resolve().parent
 
-# With and without a GPU. The ranking takes the data set that `python datasets/prepare_demo.py` draws.
+# With and without a GPU. The ranking needs the data set of `python datasets/prepare_demo.py`.
 EVERYWHERE: dict[str, str] = {
     "ranking_demo": "bm_ranking.py --config-file configs/demo/ohem.yaml",
     "loader": "bm_loader.py",
@@ -31,15 +31,19 @@ CPU: dict[str, str] = {
     "scale_small": "bm_scale.py --model small --size 120 160 --repeats 5 --warmup 1",
     **EVERYWHERE,
 }
+MODELS = {"vgg16": "vgg16", "r50_fpn": "r50-fpn", "r50_c4": "r50-c4"}  # name in files -> `--model`
 GPU: dict[str, str] = {
-    **{f"train_step_{model.replace('-', '_')}_{precision}": f"bm_train_step.py --model {model} --precision {precision}"
-       for model in ("vgg16", "r50-fpn", "r50-c4") for precision in ("fp32", "tf32", "amp")},
-    **{f"mining_{model.replace('-', '_')}": f"bm_mining.py --model {model}" for model in ("vgg16", "r50-fpn", "r50-c4")},
+    **{
+        f"train_step_{name}_{precision}": f"bm_train_step.py --model {model} --precision {precision}"
+        for name, model in MODELS.items()
+        for precision in ("fp32", "tf32", "amp")
+    },
+    **{f"mining_{name}": f"bm_mining.py --model {model}" for name, model in MODELS.items()},
     "testing_vgg16": "bm_testing.py --model vgg16 --size 600 800",
     "testing_r50_fpn": "bm_testing.py --model r50-fpn",
     "scale_r50_fpn": "bm_scale.py --model r50-fpn",
     **EVERYWHERE,
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -65,7 +69,7 @@ def main() -> None:
 
 
 def run(name: str, command: list[str], output: Path) -> bool:
-    """Whether the benchmark left its results; its table goes to NAME.md."""
+    """Run a benchmark and write its table to NAME.md; False if it failed."""
     result = output / f"{name}.json"
     if result.exists():
         print(f"{name}: done before")

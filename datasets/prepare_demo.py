@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the demo's data set in VOC layout and search it for proposals.
+"""Draw the demo's data set in VOC layout and compute its proposals by Selective Search.
 
     python datasets/prepare_demo.py --output datasets/demo
 
@@ -25,7 +25,7 @@ from ohem_d2.proposals import summarize_proposals, write_proposals
 from ohem_d2.proposals.selective_search import generate_selective_search
 
 JPEG_QUALITY = 92
-STAMP = "demo.json"  # holds the parameters; a folder without it is not ours to delete
+STAMP = "demo.json"  # has the parameters; a folder without it is never replaced
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
 def prepare_demo(
     output: Path, seed: int, num_images: dict[str, int], workers: int | None, overwrite: bool
 ) -> None:
-    """Make the data set beside ``output`` and move it there when complete, unless it is there already."""
+    """Make the data set beside `output` and move it there when it is complete, unless it is there already."""
     parameters = {"seed": seed, **num_images, "drawing": DRAWING_VERSION}
     if is_ready(output, parameters, overwrite):
         print(f"{output} is ready: nothing to do")
@@ -65,7 +65,7 @@ def prepare_demo(
 
 
 def is_ready(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
-    """Whether ``output`` is the data set of these parameters.
+    """Whether `output` is the data set of these parameters.
 
     Raises:
         ValueError: it is something else that must not be replaced.
@@ -94,7 +94,7 @@ def draw_split(root: Path, split: str, count: int, seed: int) -> None:
 
 
 def annotation_xml(file_name: str, objects: list[DemoObject]) -> bytes:
-    """The objects as VOC writes them: boxes of 1-based pixel numbers, the last one included."""
+    """Annotations in VOC's format: boxes in 1-based inclusive pixels."""
     root = ET.Element("annotation")
     ET.SubElement(root, "filename").text = file_name
     add_numbers(ET.SubElement(root, "size"), width=IMAGE_SIZE[0], height=IMAGE_SIZE[1], depth=3)
@@ -115,7 +115,7 @@ def add_numbers(parent: ET.Element, **numbers: int) -> None:
 
 
 def search_splits(root: Path, splits: list[str], workers: int | None) -> None:
-    """Write the proposals of each split."""
+    """Compute and write the proposals of each split."""
     records = {split: load_voc(root, split, CLASS_NAMES) for split in splits}
     proposals = generate_selective_search([record for split in splits for record in records[split]], workers)
     for split in splits:

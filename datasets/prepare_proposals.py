@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""Prepare object proposals in files that DATASETS.PROPOSAL_FILES_TRAIN and _TEST take.
+"""Prepare proposal files for DATASETS.PROPOSAL_FILES_TRAIN and PROPOSAL_FILES_TEST.
 
     python datasets/prepare_proposals.py convert SOURCE TARGET [--catalog FILE] [--dataset NAME [NAME ...]]
     python datasets/prepare_proposals.py export SOURCE TARGET
     python datasets/prepare_proposals.py generate selective-search --dataset voc_2007_trainval --output FILE
     python datasets/prepare_proposals.py generate selective-search --catalog FILE --dataset NAME [NAME ...]
-    python datasets/prepare_proposals.py generate rpn --config-file FILE --weights FILE --dataset NAME [NAME ...]
+    python datasets/prepare_proposals.py generate rpn --config-file FILE --weights FILE --dataset NAME [...]
     python datasets/prepare_proposals.py merge TARGET SHARD [SHARD ...]
     python datasets/prepare_proposals.py inspect FILE [FILE] [--dataset NAME] [--output PNG]
 
-A `generate` that was killed goes on where it stopped when it is called again.
+An interrupted `generate` resumes where it stopped when it is called again.
 """
 
 import argparse
@@ -57,20 +57,20 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every method has that computes the proposals of registered data sets."""
+    """Add the options that all methods of `generate` share."""
     parser.add_argument("--catalog", help="YAML catalogue to register; Detectron2's own data sets need none")
     parser.add_argument("--dataset", nargs="+", required=True, metavar="NAME", help="registered data sets")
     parser.add_argument("--output", help="one file for all; default: each data set's own proposal file")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.add_argument("--shard", metavar="i/n", help="only the i-th of n pieces, i from 1 on, for `merge`")
-    parser.add_argument("--workers", type=int, help="processes; default: one per core; for rpn, no other")
+    parser.add_argument("--shard", metavar="i/n", help="only the i-th of n shards, i from 1 on, for `merge`")
+    parser.add_argument("--workers", type=int, help="processes; default: one per core; with rpn, none")
 
 
 def add_selective_search(generators) -> None:
     parser = generators.add_parser("selective-search", help="Selective Search, by OpenCV's contrib build")
     add_generate_arguments(parser)
     parser.add_argument("--mode", choices=MODES, default="fast", help="default: fast; quality: more boxes")
-    parser.add_argument("--scale", type=float, default=1.0, help="resize images by it (default: 1)")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor to resize images by (default: 1)")
     parser.set_defaults(run=run_selective_search)
 
 
@@ -83,8 +83,8 @@ def add_rpn(generators) -> None:
     add_generate_arguments(parser)
     parser.add_argument("--config-file", required=True, help="of the model; it runs on CUDA if there is one")
     parser.add_argument("--weights", default="", help="checkpoint; default: MODEL.WEIGHTS of the config")
-    parser.add_argument("--top-k", type=int, default=2000, help="most boxes of an image (default: 2000)")
-    parser.add_argument("--nms", type=float, default=0.7, help="IoU that drops a box (default: 0.7)")
+    parser.add_argument("--top-k", type=int, default=2000, help="maximum boxes per image (default: 2000)")
+    parser.add_argument("--nms", type=float, default=0.7, help="IoU threshold of NMS (default: 0.7)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
     parser.set_defaults(run=run_rpn)
 
@@ -128,11 +128,11 @@ def run_merge(args: argparse.Namespace) -> None:
 
 
 def add_inspect(commands) -> None:
-    parser = commands.add_parser("inspect", help="what files hold and how well they cover a data set")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="proposal files, to be seen side by side")
+    parser = commands.add_parser("inspect", help="measure files, and how well they cover a data set")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="proposal files to compare")
     parser.add_argument("--catalog", help="YAML catalogue to register; Detectron2's own data sets need none")
-    parser.add_argument("--dataset", nargs="+", metavar="NAME", help="registered; without, no recall")
-    parser.add_argument("--output", metavar="PNG", help="charts")
+    parser.add_argument("--dataset", nargs="+", metavar="NAME", help="registered data sets, for the recall")
+    parser.add_argument("--output", metavar="PNG", help="file for charts")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.set_defaults(run=run_inspect)
 
@@ -153,21 +153,23 @@ def add_convert(commands) -> None:
     formats = "; ".join(f"{form.name}: {form.title}" for form in FORMATS.values())
     parser = commands.add_parser(
         "convert",
-        help="turn a file of another format into a store",
-        description="Turn a proposal file, or a folder of one per image, into a store. The log says which box "
-        "convention was used and how each one fits.",
+        help="convert a third-party file to a store",
+        description="Convert a proposal file, or a folder of per-image files, to a store. The log says which "
+        "box convention was used and how well each one fits.",
     )
     parser.add_argument("source", help=f"file or folder; {formats}")
     parser.add_argument("target", help="store to write, *.safetensors")
-    parser.add_argument("--format", choices=FORMATS, help="default: told by the content")
-    parser.add_argument("--convention", choices=CONVENTIONS, help="of its boxes; default: that of the format")
+    parser.add_argument("--format", choices=FORMATS, help="default: recognised by content or suffix")
+    parser.add_argument(
+        "--convention", choices=CONVENTIONS, help="of its boxes; default: that of the file or its format"
+    )
     parser.add_argument("--catalog", help="YAML catalogue to register; Detectron2's own data sets need none")
     parser.add_argument(
         "--dataset",
         nargs="+",
         metavar="NAME",
-        help="registered data sets that the boxes are for: their ids are used, boxes are clipped to their images, "
-        "and the box conventions are compared by the objects they cover",
+        help="registered data sets that the boxes are for: their ids are used, boxes are clipped to their "
+        "images, and the box conventions are compared by the objects they cover",
     )
     parser.add_argument("--min-size", type=float, default=2, help="drop boxes with a shorter side (2 pixels)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
@@ -209,7 +211,7 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def group_by_output(names: list[str], output: str | None = None) -> dict[str, list[str]]:
-    """Output file -> the data sets whose proposals it will hold."""
+    """Output file -> the data sets whose proposals go into it."""
     outputs: dict[str, list[str]] = {}
     for name in names:
         require_registered(name)
@@ -227,7 +229,7 @@ def require_registered(name: str) -> None:
 
 
 def check_output(path: str, overwrite: bool) -> None:
-    """Find out before the search, not after it, that its result could not be written."""
+    """Check, before any computation, that its result can be written."""
     if os.path.isdir(path):
         raise ValueError(f"{path} is a folder; --output names a file")
     if os.path.exists(path) and not overwrite:

@@ -4,6 +4,7 @@ Importing the package registers its RoI heads, proposal network, one-stage detec
 Detectron2, and the data sets of the paper that Detectron2 lacks. `ohem_d2.mining` needs no Detectron2.
 """
 
+from .utils.third_party import quiet_imports
 from .version import __version__
 
 __all__ = [
@@ -37,18 +38,19 @@ except ImportError as error:
         )
 
 else:
-    from .config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
-    from .data.builtin import register_builtin
-    from .modeling import (
-        OHEMRPN,
-        OHEMCascadeROIHeads,
-        OHEMMixin,
-        OHEMRes5ROIHeads,
-        OHEMRetinaNet,
-        OHEMRetinaNetMixin,
-        OHEMROIHeads,
-        OHEMRPNMixin,
-        roi_losses,
-    )
+    with quiet_imports():
+        from .config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
+        from .data.builtin import register_builtin
+        from .modeling import (
+            OHEMRPN,
+            OHEMCascadeROIHeads,
+            OHEMMixin,
+            OHEMRes5ROIHeads,
+            OHEMRetinaNet,
+            OHEMRetinaNetMixin,
+            OHEMROIHeads,
+            OHEMRPNMixin,
+            roi_losses,
+        )
 
     register_builtin()

@@ -13,6 +13,7 @@ ALLOWED = {
     "mining": set(),
     "proposals": {"utils", "version"},  # a file records the version
     "config": {"utils"},
+    "comparison": {"utils"},
     "data": {"config", "proposals", "utils"},
     "modeling": {"config", "mining", "utils"},
     "evaluation": {"config", "data", "modeling", "utils"},

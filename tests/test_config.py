@@ -36,10 +36,8 @@ FIELDS = [(options, f.name) for options in SECTIONS for f in fields(options)]
 @pytest.mark.parametrize("options, name", FIELDS, ids=lambda x: getattr(x, "__name__", x))
 def test_every_key_is_read_and_explained(options, name):
     others = [f.read_text() for f in (ROOT / "ohem_d2").rglob("*.py") if f != ROOT / "ohem_d2/config.py"]
-    read = (
-        rf"(ohem|options|self|voting|soft_nms|TORCHVISION)\.{name}\b"
-        rf"|from_config\([a-z.]+\)\.{name}\b|cfg.*\.{name.upper()}\b"
-    )
+    of_options = rf"(ohem|options|self|voting|soft_nms|TORCHVISION|from_config\([a-z.]+\))\.{name}\b"
+    read = rf"{of_options}|cfg.*\.{name.upper()}\b"
     if options is not TorchvisionOptions:  # whose fields are the arguments of a class
         assert any(re.search(read, text) for text in others), (
             f"nothing reads {options.section}.{name.upper()}"

@@ -24,8 +24,13 @@ PARTS = [f for f in FILES if PART.match(str(f.relative_to(CONFIGS)))]
 NAMES = [str(f.relative_to(CONFIGS).with_suffix("")) for f in FILES if f not in PARTS]
 
 HEADS = "MODEL.ROI_HEADS."
-AUTHORS = {"MODEL.OHEM.NMS_PER_CLASS": True, "MODEL.OHEM.BUDGET": "batch",
-           "MODEL.OHEM.READONLY_DROPOUT": True, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.ACCUMULATE": 2}  # fmt: skip
+AUTHORS = {
+    "MODEL.OHEM.NMS_PER_CLASS": True,
+    "MODEL.OHEM.BUDGET": "batch",
+    "MODEL.OHEM.READONLY_DROPOUT": True,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.ACCUMULATE": 2,
+}
 ARMS = {
     "bg0": {},
     "bg0.1": {HEADS + "IOU_THRESHOLDS": [0.1, 0.5], HEADS + "IOU_LABELS": [-1, 0, 1]},

@@ -9,9 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.engine.defaults import create_ddp_model
+from PIL import Image
+
+from ohem_d2.visualization.pictures import BACKGROUND
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,8 +50,9 @@ def folder(tmp_path_factory):
 
 
 def train_args(output, *opts):
-    return ["--config-file", ROOT / "configs/demo/ohem.yaml", "OUTPUT_DIR", output, "SOLVER.CHECKPOINT_PERIOD", 10,
-            "SOLVER.MAX_ITER", 20, "DATALOADER.NUM_WORKERS", 0, "TEST.ROI_LOSS.NUM_IMAGES", 2, *opts]  # fmt: skip
+    demo = ["--config-file", ROOT / "configs/demo/ohem.yaml", "OUTPUT_DIR", output]
+    small = ["SOLVER.CHECKPOINT_PERIOD", 10, "SOLVER.MAX_ITER", 20, "TEST.ROI_LOSS.NUM_IMAGES", 2]
+    return [*demo, *small, "DATALOADER.NUM_WORKERS", 0, *opts]
 
 
 def metrics(folder, output):
@@ -122,18 +127,19 @@ def test_bad_input_is_one_line_before_anything_is_trained(folder, opts, message)
 
 @pytest.mark.slow
 def test_arms_are_trained_once_and_compared(folder):
-    args = ("--arms", ROOT / "configs/demo/heuristic.yaml", ROOT / "configs/demo/ohem.yaml", "--output", "arms", "--seeds", 0, 1,
-            "--", "SOLVER.MAX_ITER", 3, "DATALOADER.NUM_WORKERS", 0, "TEST.ROI_LOSS.NUM_IMAGES", 2)  # fmt: skip
-    table = run(folder, "tools/run_arms.py", *args)
+    arms = (ROOT / "configs/demo/heuristic.yaml", ROOT / "configs/demo/ohem.yaml")
+    small = ("SOLVER.MAX_ITER", 3, "DATALOADER.NUM_WORKERS", 0, "TEST.ROI_LOSS.NUM_IMAGES", 2)
+    args = ("--arms", *arms, "--output", "arms", "--seeds", 0, 1, "--", *small)
+    table = run(folder, "tools/compare.py", *args)
     rows = [line for line in table.splitlines() if line.startswith(("| heuristic | 2 |", "| ohem | 2 |"))]
     assert len(rows) == 2 and all("±" in row for row in rows)
     stamps = {p: os.stat(p).st_mtime_ns for p in (folder / "arms").rglob("model_final.pth")}
     assert len(stamps) == 4
-    assert run(folder, "tools/run_arms.py", *args) == table
+    assert run(folder, "tools/compare.py", *args) == table
     assert {p: os.stat(p).st_mtime_ns for p in (folder / "arms").rglob("model_final.pth")} == stamps
 
     tested = ("--test", "plain", "--test", "+B", "TEST.BOX_VOTING.ENABLED", True)
-    table = run(folder, "tools/run_arms.py", *args[: args.index("--")], *tested, *args[args.index("--") :])
+    table = run(folder, "tools/compare.py", *args[: args.index("--")], *tested, *args[args.index("--") :])
     rows = [line.split("|")[1].strip() for line in table.splitlines() if " | 2 | " in line]
     assert rows == ["heuristic plain", "heuristic +B", "ohem plain", "ohem +B"]
     voted = json.loads((folder / "arms" / "ohem" / "seed1" / "+B" / "result.json").read_text())
@@ -144,9 +150,18 @@ def test_arms_are_trained_once_and_compared(folder):
 
     result = folder / "arms" / "ohem" / "seed1" / "result.json"
     result.write_text(result.read_text().replace('DETECTIONS_PER_IMAGE": 100', 'DETECTIONS_PER_IMAGE": 2000'))
-    refused = subprocess.run(command("tools/run_arms.py", *args), cwd=folder, capture_output=True, text=True)
+    refused = subprocess.run(command("tools/compare.py", *args), cwd=folder, capture_output=True, text=True)
     assert refused.returncode == 1
     assert "TEST.DETECTIONS_PER_IMAGE is 100 for heuristic and 2000 for ohem" in refused.stderr
+
+
+def test_a_picture_shows_truth_mined_rois_and_detections_of_small_images_enlarged(folder):
+    args = ("--config-file", ROOT / "configs/demo/ohem.yaml", "--dataset", "demo_test", "--num-images", 2)
+    run(folder, "tools/visualize.py", *args, "--output", "mined.png", "MODEL.WEIGHTS", "")
+    picture = np.asarray(Image.open(folder / "mined.png"))  # of images of 200 x 160, twice as large
+    assert picture.shape == (28 + 2 * (320 + 6) - 6, 3 * (400 + 6) - 6, 3)
+    truth, mined = picture[28 : 28 + 320, :400], picture[28 : 28 + 320, 406 : 406 + 400]
+    assert (mined == BACKGROUND).all(axis=2).sum() > (truth == BACKGROUND).all(axis=2).sum() + 500
 
 
 def test_coco_data_of_a_catalogue_is_trained_on_and_evaluated_as_coco(folder, real_data):
@@ -154,18 +169,18 @@ def test_coco_data_of_a_catalogue_is_trained_on_and_evaluated_as_coco(folder, re
         f"sample: {{format: coco, root: {real_data}/voc_sample, splits: [trainval], "
         "annotations: 'instances_{split}.json', images: JPEGImages}\n"
     )
-    out = run(
-        folder, "train_net.py", *train_args("coco", "DATASETS.CATALOG", "('coco.yaml',)", "DATASETS.TRAIN", "('sample_trainval',)",
-        "DATASETS.TEST", "('sample_trainval',)", "MODEL.ROI_HEADS.NUM_CLASSES", 20, "SOLVER.MAX_ITER", 2,
-        "MODEL.LOAD_PROPOSALS", False, "MODEL.PROPOSAL_GENERATOR.NAME", "RPN", "MODEL.RPN.IN_FEATURES", "['res3']",
-        "MODEL.ANCHOR_GENERATOR.SIZES", "[[32, 64]]", "MODEL.RPN.POST_NMS_TOPK_TEST", 10),
-    )  # fmt: skip
+    data = ("DATASETS.CATALOG", "('coco.yaml',)", "DATASETS.TRAIN", "('sample_trainval',)", "DATASETS.TEST",
+            "('sample_trainval',)", "MODEL.ROI_HEADS.NUM_CLASSES", 20)  # fmt: skip
+    generator = ("MODEL.LOAD_PROPOSALS", False, "MODEL.PROPOSAL_GENERATOR.NAME", "RPN")
+    rpn = ("MODEL.RPN.IN_FEATURES", "['res3']", "MODEL.RPN.POST_NMS_TOPK_TEST", 10)
+    opts = (*data, *generator, *rpn, "MODEL.ANCHOR_GENERATOR.SIZES", "[[32, 64]]", "SOLVER.MAX_ITER", 2)
+    out = run(folder, "train_net.py", *train_args("coco", *opts))
     assert "copypaste: AP,AP50,AP75,APs,APm,APl" in out
 
 
 @pytest.fixture(scope="module")
 def voc(folder, real_data):
-    """A few real VOC images, their Selective Search proposals, and the overrides by which a config takes them."""
+    """A few real VOC images, their Selective Search proposals, and the overrides that select them."""
     real, root = real_data / "voc_sample", folder / "voc"
     (root / "ImageSets" / "Main").mkdir(parents=True)
     for part in ("Annotations", "JPEGImages"):

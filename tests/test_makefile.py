@@ -88,7 +88,7 @@ def test_first_call_installs_pinned_packages_then_detectron2_then_tests(project)
     parts = (
         "-m venv",
         "pip setuptools wheel",
-        "--editable .[proposals,test]",
+        "--editable .[dev,proposals]",
         "install_detectron2.py",
         "-m pytest",
     )
@@ -104,12 +104,15 @@ def test_first_call_installs_pinned_packages_then_detectron2_then_tests(project)
         ("test", "-m pytest -n 2 --dist worksteal -m not slow tests"),
         ("test-all", "-m pytest -n 2 --dist worksteal tests"),
         ("demo", "tools/demo.py"),
+        ("lint", "-m ruff check|-m ruff format --check|-m mypy"),
+        ("docs", "-m sphinx -W --keep-going -b html docs docs/_build/html"),
     ],
 )
 def test_second_call_only_does_the_work(project, goal, work):
+    (project.folder / "docs").mkdir()
     project.make("install")
     done, calls = project.make(goal)
-    assert done.returncode == 0 and calls == [work]
+    assert done.returncode == 0 and calls == work.split("|")
 
 
 @pytest.mark.parametrize("name", PREREQUISITES)
@@ -190,18 +193,58 @@ def test_environment_remembers_its_detectron2_and_refuses_another(project):
     assert done.returncode != 0 and "DETECTRON2='installed'" in done.stderr and calls == []
 
 
-def test_data_folder_beside_the_checkout_is_found_unless_one_is_set(project):
+def test_only_the_environment_says_where_the_data_is(project):
     show = ["--eval=show: ; @echo data=$$OHEM_D2_DATA threads=$$OMP_NUM_THREADS", "show"]
     env = {"OMP_NUM_THREADS": "3"}
+    (project.folder.parent / "shared" / "data").mkdir(parents=True)
     assert project.make(*show, **env)[0].stdout == "data= threads=3\n"
-    data = project.folder.parent / "shared" / "data"
-    data.mkdir(parents=True)
-    assert project.make(*show, **env)[0].stdout == f"data={data} threads=3\n"
     assert project.make(*show, OHEM_D2_DATA="/elsewhere", **env)[0].stdout == "data=/elsewhere threads=3\n"
 
 
 def test_help_needs_nothing_and_names_every_goal(project):
     done, calls = project.make("help")
     assert done.returncode == 0 and calls == []
-    for word in ("make demo", "make test", "make test-all", "make clean", "PYTHON=", "VENV=", "DETECTRON2="):
+    goals = ("demo", "test", "test-all", "lint", "docs", "install", "clean")
+    for word in (*(f"make {goal} " for goal in goals), "PYTHON=", "VENV=", "DETECTRON2="):
         assert word in done.stdout
+
+
+# ---- what continuous integration runs
+
+
+@pytest.fixture
+def ci_run(project):
+    """``ci_run(**env)`` runs .ci/run with a make that logs goal and data folder; goal FAIL fails."""
+    folder = project.folder / ".ci"
+    folder.mkdir()
+    shutil.copy(ROOT / ".ci/run", folder)
+    make = project.folder.parent / "bin" / "make"
+    make.parent.mkdir()
+    make.write_text('#!/bin/bash\necho "$* data=$OHEM_D2_DATA" >> "$LOG"\n[[ "$1" != "$FAIL" ]]\n')
+    make.chmod(0o755)
+
+    def run(**env):
+        project.log.write_text("")
+        own = {key: value for key, value in os.environ.items() if key not in OWN_VARIABLES}
+        env = own | {"LOG": str(project.log), "PATH": f"{make.parent}:{own['PATH']}"} | env
+        done = subprocess.run([folder / "run"], env=env, capture_output=True, text=True)
+        return done, project.log.read_text().splitlines()
+
+    return run
+
+
+def test_continuous_integration_names_each_step_and_stops_at_the_first_that_fails(ci_run):
+    done, calls = ci_run()
+    assert done.returncode == 0 and calls == ["lint data=", "docs data=", "test-all data="]
+    steps = [line for line in done.stdout.splitlines() if line.startswith("==")]
+    assert steps == ["== make lint", "== make docs", "== make test-all"]
+    done, calls = ci_run(FAIL="docs")
+    assert done.returncode != 0 and calls == ["lint data=", "docs data="]
+
+
+def test_continuous_integration_finds_the_data_beside_the_checkout_unless_one_is_set(ci_run, project):
+    data = project.folder.parent / "shared" / "data"
+    data.mkdir(parents=True)
+    assert ci_run()[1][0] == f"lint data={data}"
+    assert ci_run(OHEM_D2_DATA="/elsewhere")[1][0] == "lint data=/elsewhere"
+    assert ci_run(OHEM_D2_DATA="")[1][0] == "lint data="

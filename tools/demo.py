@@ -3,36 +3,65 @@
 
     python tools/demo.py
 
-From the repository's root; five minutes on two CPU cores. One seed: it shows that all works, and is no evidence
-that one way of sampling is better than the other.
+From the repository's root; five minutes on two CPU cores. It ends with a table, and a picture of what OHEM
+mines and detects. One seed: it shows that all works, and is no evidence that one way of sampling is better
+than the other.
 """
 
+import argparse
 import logging
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from render_tables import render_table
-from run_arms import run_arms
-from runs import ROOT
+from ohem_d2.comparison import render_table, run_arms, show_progress
 
+ROOT = Path(__file__).resolve().parents[1]
 DATA, OUTPUT = Path("datasets/demo"), Path("output/demo")
-ARMS = ("configs/demo/heuristic.yaml", "configs/demo/ohem.yaml")
+ARMS = {name: f"configs/demo/{name}.yaml" for name in ("heuristic", "ohem")}
+RUNS = {name: OUTPUT / name / "seed0" for name in ARMS}
+PICTURE = OUTPUT / "ohem.png"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.time()
-    subprocess.run(
-        [sys.executable, str(ROOT / "datasets/prepare_demo.py"), "--output", str(DATA)], check=True
-    )
-    table = render_table(run_arms(ARMS, [0], OUTPUT, jobs=2))
-    print(f"\n{table}\n")
-    print(
-        f"Images, annotations, proposals: {DATA}\nCheckpoints, logs, metrics:     {OUTPUT}/{{heuristic,ohem}}/seed0"
-    )
-    print(f"Figures of the runs:            {OUTPUT}/results.json\nDone in {time.time() - start:.0f} s.")
+    try:
+        run_script("datasets/prepare_demo.py", "--output", DATA)
+        with show_progress(RUNS):
+            runs = run_arms(list(ARMS.values()), [0], OUTPUT, jobs=2)
+        print(f"\n{render_table(runs)}\n", flush=True)
+        draw()
+    except (ValueError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        sys.exit(f"demo.py: {error}")
+    print(f"Images, annotations, proposals: {DATA}")
+    print(f"Checkpoints, logs, metrics:     {OUTPUT}/{{{','.join(ARMS)}}}/seed0")
+    print(f"Figures of the runs:            {OUTPUT}/results.json")
+    print(f"What OHEM mines and detects:    {PICTURE}\nDone in {time.time() - start:.0f} s.")
+
+
+def draw() -> None:
+    """Write the picture of the OHEM model: ground truth, mined RoIs and detections of two test images."""
+    options = [
+        "--config-file",
+        ARMS["ohem"],
+        "--dataset",
+        "demo_test",
+        "--num-images",
+        2,
+        "--output",
+        PICTURE,
+    ]
+    run_script("tools/visualize.py", *options, "MODEL.WEIGHTS", RUNS["ohem"] / "model_final.pth")
+
+
+def run_script(script: str, *options: object) -> None:
+    subprocess.run([sys.executable, str(ROOT / script), *map(str, options)], check=True)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,36 @@
 #!/usr/bin/env python
 """Draw, for some images of a data set, the ground truth, the RoIs that OHEM would mine, and the detections.
 
-    python tools/visualize.py --config-file FILE --dataset NAME --num-images 2 --output FILE.png MODEL.WEIGHTS FILE.pth
+    python tools/visualize.py --config-file FILE --dataset NAME --output FILE.png MODEL.WEIGHTS FILE.pth
 
-The mined RoIs are those that the weights make hard; their images are not trained on here.
+The mined RoIs are those that the weights make hard, as the config mines them; their images are not trained on
+here. Small images are enlarged.
 """
 
 import argparse
+import math
 import sys
 
+import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps off the console)
+
+# isort: split
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
+from detectron2.structures import Instances
 from PIL import Image
 
 from ohem_d2.config import OHEMOptions
 from ohem_d2.data import build_labelled_loader
 from ohem_d2.engine import load_config
-from ohem_d2.mining import select_hard_rois
 from ohem_d2.modeling import inspect_candidates
+from ohem_d2.modeling.candidates import mine_candidates
 from ohem_d2.utils.checkpoint import CheckedCheckpointer
 from ohem_d2.visualization import draw_boxes, tile
 
 TITLES = ("ground truth", "mined RoIs (grey: background)", "detections")
+MIN_WIDTH = 400  # of an image in the picture, in pixels: its title has to fit above it
 
 
 def main() -> None:
@@ -42,10 +49,10 @@ def main() -> None:
     try:
         cfg = load_config(args.config_file, args.opts)
         loader = build_labelled_loader(cfg, args.dataset, args.num_images)
+        model = build_model(cfg).eval()
+        CheckedCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     except (KeyError, ValueError, OSError) as error:
         sys.exit(f"visualize.py: {error}")
-    model = build_model(cfg).eval()
-    CheckedCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     names = MetadataCatalog.get(args.dataset).thing_classes
     rows = [_row(cfg, model, x, names, args.score_thresh) for batch in loader for x in batch]
     Image.fromarray(tile(rows, TITLES)).save(args.output)
@@ -53,27 +60,28 @@ def main() -> None:
 
 @torch.no_grad()
 def _row(cfg, model, x: dict, names, score_thresh: float):
-    image = np.asarray(Image.open(x["file_name"]).convert("RGB"))
-    to_image = torch.tensor([x["width"] / x["image"].shape[2], x["height"] / x["image"].shape[1]] * 2)
-    truth, options = x["instances"], OHEMOptions.from_config(cfg)
-    candidates = inspect_candidates(model, [x])[0].to("cpu")
-    boxes, labels = candidates.proposal_boxes.tensor, candidates.gt_classes
-    hard = select_hard_rois(
-        candidates.losses,
-        boxes,
-        torch.zeros(len(boxes), dtype=torch.long),
-        cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
-        options.nms_thresh,
-        labels if options.nms_per_class else None,
-    )
+    zoom = max(1, math.ceil(MIN_WIDTH / x["width"]))
+    size = (zoom * x["width"], zoom * x["height"])
+    image = np.asarray(Image.open(x["file_name"]).convert("RGB").resize(size))
+    to_image = torch.tensor([size[0] / x["image"].shape[2], size[1] / x["image"].shape[1]] * 2)
+    truth, hard = x["instances"], _hard_rois(cfg, model, x)
     found = model([x])[0]["instances"].to("cpu")
     found = found[found.scores >= score_thresh]
     texts = [f"{names[c]} {s:.2f}" for c, s in zip(found.pred_classes.tolist(), found.scores.tolist())]
-    return (
-        draw_boxes(image, truth.gt_boxes.tensor * to_image, truth.gt_classes.tolist(), len(names)),
-        draw_boxes(image, boxes[hard] * to_image, labels[hard].tolist(), len(names), width=1),
-        draw_boxes(image, found.pred_boxes.tensor, found.pred_classes.tolist(), len(names), texts),
+    drawn = (
+        (truth.gt_boxes.tensor * to_image, truth.gt_classes, None, 2),
+        (hard.proposal_boxes.tensor * to_image, hard.gt_classes, None, 1),
+        (found.pred_boxes.tensor * zoom, found.pred_classes, texts, 2),
     )
+    return [draw_boxes(image, boxes, of.tolist(), len(names), *more) for boxes, of, *more in drawn]
+
+
+def _hard_rois(cfg, model, x: dict) -> Instances:
+    options = OHEMOptions.from_config(cfg)
+    candidates = inspect_candidates(model, [x], options)
+    budget = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
+    hard = mine_candidates(candidates, candidates[0].losses, budget, options)
+    return candidates[0][hard.rows[0]].to("cpu")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Data sets and loaders: catalogue, VOC, COCO, checks; dataset dicts meet their proposals here.
+"""Data sets and loaders: catalogue, VOC, COCO, checks, and the mapper that attaches proposals.
 
-`Proposals`, `read_proposals` and `write_proposals` live in `ohem_d2.proposals` and can be imported from here too.
+`Proposals`, `read_proposals` and `write_proposals` are re-exported from `ohem_d2.proposals`.
 """
 
 from ..proposals import Proposals, read_proposals, write_proposals

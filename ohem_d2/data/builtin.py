@@ -1,7 +1,7 @@
-"""The data sets of the paper that Detectron2 does not register itself, under its root ``$DETECTRON2_DATASETS``.
+"""Registers the data sets of the paper that Detectron2 lacks, under its root ``$DETECTRON2_DATASETS``.
 
 Detectron2 has VOC 2007 and 2012 with annotations, COCO 2014 with minival and valminusminival, and COCO 2017;
-what a version of it lacks of them is added here. Unions are made by listing several names in ``DATASETS.TRAIN``.
+those that its version lacks are added too. Unions are made by listing several names in ``DATASETS.TRAIN``.
 Each has a proposal file, ``$DETECTRON2_DATASETS/proposals/NAME.safetensors``, which need not exist.
 """
 
@@ -35,7 +35,7 @@ COCO = {
 
 
 def register_builtin() -> None:
-    """Register what is missing; a name that is taken keeps its meaning."""
+    """Register the missing data sets, and set the proposal file of those without one."""
     root = os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     for name, (folder, split, year) in _missing(VOC):
         register_pascal_voc(name, os.path.join(root, folder), split, year)

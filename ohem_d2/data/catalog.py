@@ -1,4 +1,6 @@
-"""Data sets registered from a YAML file, without Python code. A catalogue maps names to entries::
+"""Data sets registered from a YAML file, without Python code.
+
+A catalogue maps names to entries::
 
     bccd:
       format: voc                    # voc | coco
@@ -22,7 +24,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -37,7 +39,7 @@ YEARS = (2007, 2012)
 
 @dataclass(frozen=True)
 class VOCDataset:
-    """A registered VOC split: calling it loads the dataset dicts. Two are the same data set if equal."""
+    """A registered VOC split; calling it loads the dataset dicts."""
 
     name: str
     root: str
@@ -62,7 +64,7 @@ class VOCDataset:
 
 @dataclass(frozen=True)
 class COCODataset:
-    """A registered COCO split; thing_classes enter the metadata when it is loaded, as in Detectron2."""
+    """A registered COCO split; calling it loads the dataset dicts, and the metadata get ``thing_classes``."""
 
     name: str
     root: str
@@ -79,17 +81,17 @@ class COCODataset:
         return {"json_file": self.json_file, "image_root": self.image_root, "evaluator_type": "coco"}
 
 
-Dataset = Union[VOCDataset, COCODataset]
+Dataset = VOCDataset | COCODataset
 
 
 def register_catalog(path: str | Path) -> list[str]:
-    """Register the data sets of a catalogue in Detectron2, all of them or, on an error, none.
+    """Register the data sets of a catalogue in Detectron2: all of them or, on an error, none.
 
-    The annotations are read when a data set is loaded, not here; so a split whose files are missing is an
-    error only for who uses it. Registering the same content again does nothing.
+    Annotations are read when a data set is loaded, so missing files are an error only when their split is
+    used. Registering the same content again does nothing.
 
     Args:
-        path: YAML file, see the head of this module.
+        path: YAML file, see the docstring of this module.
 
     Returns:
         the names of the data sets, in the order of the file.
@@ -97,7 +99,7 @@ def register_catalog(path: str | Path) -> list[str]:
     Raises:
         FileNotFoundError: no such file.
         ValueError: malformed YAML; a key that is unknown, missing or of the wrong type; an environment
-            variable that is not set; a name that is taken by another data set. One line: file, key, choices.
+            variable that is not set; a name that another data set has. One line with file, key and choices.
     """
     datasets: dict[str, Dataset] = {}
     for key, entry in _read_yaml(Path(path)).items():
@@ -131,7 +133,7 @@ def _require_root(name: str, root: str) -> None:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, which silently keeps the last of two equal keys, made to refuse them."""
+    """A safe loader that refuses repeated keys, of which YAML's own silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value]
@@ -155,7 +157,7 @@ def _read_yaml(path: Path) -> Mapping[Any, Any]:
 
 
 class _Entry:
-    """One entry of a catalogue: takes its values apart and complains about them by file and key."""
+    """Parses one entry of a catalogue; errors name file, entry and key."""
 
     REQUIRED = {
         "voc": ("format", "root", "splits", "classes"),
@@ -183,7 +185,7 @@ class _Entry:
         return ValueError(f"{self.path}, entry {self.name!r}: {message}")
 
     def datasets(self) -> list[Dataset]:
-        """The data sets of this entry, one per split."""
+        """The data sets of the entry, one per split."""
         root, base = self.root()
         make = self.voc if self.format == "voc" else self.coco
         return [
@@ -203,7 +205,7 @@ class _Entry:
         return COCODataset(name, root, json_file, image_root, self.classes(), proposals)
 
     def splits(self) -> dict[str, str]:
-        """Registered suffix -> split name."""
+        """Suffix of the registered name -> name of the split."""
         splits = self.values["splits"]
         splits = dict(zip(splits, splits)) if _are_names(splits) else splits
         if not isinstance(splits, dict) or not _are_names([*splits, *splits.values()]):
@@ -219,7 +221,7 @@ class _Entry:
         return tuple(classes)
 
     def root(self) -> tuple[Path, Path]:
-        """The folder of the data set and the folder that a relative ``proposals`` starts from."""
+        """The folder of the data set, and the folder that ``proposals`` is relative to."""
         root, common = Path(self.expanded("root")), _datasets_folder()
         if root.is_absolute():
             return root, common
@@ -234,7 +236,7 @@ class _Entry:
         return os.path.normpath((self.path.absolute().parent if self.is_local("proposals") else base) / file)
 
     def is_local(self, key: str) -> bool:
-        """Whether a path begins with "." or "..": relative to the catalogue."""
+        """Whether a path begins with "." or "..", so that it is relative to the folder of the catalogue."""
         return self.values[key].split("/")[0] in (".", "..")
 
     def template(self, key: str, split: str) -> str:
@@ -244,7 +246,7 @@ class _Entry:
         return text
 
     def expanded(self, key: str) -> str:
-        """The path under ``key`` with environment variables and ~ expanded."""
+        """The path under `key`, with environment variables and ~ expanded."""
         text = self.values[key]
         if not isinstance(text, str) or not text:
             raise self.error(f"{key} must be a path, not {text!r}")

@@ -1,4 +1,4 @@
-"""Data sets in COCO layout: Detectron2's loader behind clear errors."""
+"""Data sets in COCO layout: Detectron2's loader with clear errors."""
 
 import os
 from collections.abc import Sequence
@@ -16,18 +16,20 @@ __all__ = ["load_coco"]
 def load_coco(
     json_file: str, image_root: str, name: str, classes: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Load a COCO instances file as Detectron2 dataset dicts and complete the metadata of data set ``name``
-    (thing_classes, thing_dataset_id_to_contiguous_id), as ``load_coco_json`` does.
+    """Load a COCO instances file as Detectron2 dataset dicts.
+
+    The metadata of the data set get ``thing_classes`` and ``thing_dataset_id_to_contiguous_id``, as from
+    Detectron2's ``load_coco_json``.
 
     Args:
         json_file: COCO instances JSON.
         image_root: folder that its ``file_name`` entries are relative to.
         name: registered name of the data set.
-        classes: if given, the class names the file must hold, in the order of its category ids.
+        classes: if given, the class names that the file must have, in the order of its category ids.
 
     Raises:
-        FileNotFoundError: the JSON or images that it names are missing.
-        ValueError: not a COCO instances file, or its classes are not ``classes``.
+        FileNotFoundError: the JSON, or images that it lists, do not exist.
+        ValueError: not a COCO instances file, or its classes are not `classes`.
     """
     if not os.path.isfile(json_file):
         raise FileNotFoundError(f"data set {name!r}: annotation file {json_file} does not exist")
@@ -43,7 +45,7 @@ def load_coco(
 
 
 def _require_images(dicts: list[dict[str, Any]], image_root: str) -> None:
-    """List each image folder once and name the images that are in none of them."""
+    """Check that all images exist, listing each folder once."""
     paths = [Path(record["file_name"]) for record in dicts]
     listed = {folder: set(os.listdir(folder)) for folder in {p.parent for p in paths} if folder.is_dir()}
     missing = [

@@ -1,8 +1,8 @@
-"""Drawn images for the demo: textured shapes of five classes on textured grounds, amid look-alikes of no class.
+"""Synthetic images for the demo: textured shapes of five classes, among distractors that resemble them.
 
-A shape is a list of polygons in its own frame (x right, y down, about 1 from the centre to the far points);
-where polygons overlap, even-odd filling makes a hole. A drawing function takes the numpy Generator that its
-numbers come from, so an image is a function of its seed.
+A shape is a list of polygons in its own frame (x right, y down, far points about 1 from the centre); where
+polygons overlap, even-odd filling makes a hole. Each drawing function takes the NumPy generator of its random
+numbers, so an image is a function of its seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ __all__ = ["CLASS_NAMES", "DRAWING_VERSION", "IMAGE_SIZE", "DemoImage", "DemoObj
 
 Shape = list[np.ndarray]
 
-DRAWING_VERSION = 1  # to be raised when the same seed gives other images
+DRAWING_VERSION = 1  # raise it when the same seed gives other images
 IMAGE_SIZE = (200, 160)  # width, height
 SIZE_RANGE = (24, 90)  # longest side of an object's box before rotation, pixels
 MAX_OVERLAP = 0.25  # of two shapes, as a share of the smaller one
@@ -34,9 +34,9 @@ class DemoObject:
 
 @dataclass(frozen=True)
 class DemoImage:
-    """pixels: (H, W, 3) uint8 BGR. The distractors in it are not among the objects."""
+    """A drawn image and its objects, which do not include the distractors."""
 
-    pixels: np.ndarray
+    pixels: np.ndarray  # (H, W, 3) uint8 BGR
     objects: list[DemoObject]
 
 
@@ -44,7 +44,7 @@ class DemoImage:
 
 
 def polar(angles: Sequence[float], radii) -> np.ndarray:
-    """(P, 2) points at these angles (degrees, 0 is up, clockwise) and distances from the centre."""
+    """(P, 2) points at `angles` (degrees, clockwise from the top) and distances `radii` from the centre."""
     angles = np.radians(angles)
     return np.stack([np.sin(angles), -np.cos(angles)], axis=1) * np.broadcast_to(radii, len(angles))[:, None]
 
@@ -113,7 +113,7 @@ def tee() -> Shape:
     return [np.array([[-b, -a], [b, -a], [b, a], [a, a], [a, b], [-a, b], [-a, a], [-b, a]])]
 
 
-# How often each class is drawn, the commonest three times as often as the rarest, and its mean hue in [0, 180).
+# Shape, frequency and mean hue, in [0, 180), of each class.
 CLASSES: dict[str, tuple[Callable[[], Shape], float, int]] = {
     "disc": (disc, 0.30, 0),
     "square": (square, 0.25, 36),
@@ -123,7 +123,7 @@ CLASSES: dict[str, tuple[Callable[[], Shape], float, int]] = {
 }
 CLASS_NAMES = tuple(CLASSES)
 HUE_RANGE = 18  # around the mean: the ranges of neighbouring classes touch
-# Each has the hues of the class that it looks like, so that its shape alone tells that it is none.
+# Each has the hues of the class that it resembles, so that only its shape tells them apart.
 DISTRACTORS = (
     (ring, "disc"),
     (notched_disc, "disc"),
@@ -201,7 +201,7 @@ def contrasting_color(rng: np.random.Generator, surround: np.ndarray, hue: int) 
 
 
 def paint(texture: np.ndarray, color_a: np.ndarray, color_b: np.ndarray) -> np.ndarray:
-    """(H, W, 3) float BGR: the texture runs from one colour to the other."""
+    """(H, W, 3) float BGR: the texture, in [0, 1], blends from the first colour to the second."""
     return color_a + texture[..., None] * (color_b - color_a)
 
 
@@ -217,7 +217,7 @@ def background(rng: np.random.Generator) -> np.ndarray:
 
 
 def random_mask(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """(H, W) float in [0, 1]: how much of each pixel the shape covers, placed, sized, turned and squeezed."""
+    """(H, W) float in [0, 1]: how much a shape of random place, size, angle and aspect covers each pixel."""
     size = np.exp(rng.uniform(*np.log(SIZE_RANGE)))
     turn = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -239,7 +239,7 @@ def rasterize(outlines: Shape) -> np.ndarray:
 
 
 def place(rng: np.random.Generator, shape: Shape, visible: Sequence[np.ndarray]) -> np.ndarray | None:
-    """A mask for the shape that overlaps those below it but slightly; None where no try found one."""
+    """A mask for the shape that overlaps none of `visible` by more than `MAX_OVERLAP`; None if no try did."""
     for _ in range(MAX_TRIES):
         mask = random_mask(rng, shape)
         if all(overlap(mask, below) <= MAX_OVERLAP for below in visible):
@@ -248,12 +248,12 @@ def place(rng: np.random.Generator, shape: Shape, visible: Sequence[np.ndarray])
 
 
 def overlap(mask_a: np.ndarray, mask_b: np.ndarray) -> float:
-    """The common area, as a share of the smaller one."""
+    """The common area of two masks, as a fraction of the smaller one."""
     return float((mask_a * mask_b).sum() / min(mask_a.sum(), mask_b.sum()))
 
 
 def blend(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray, hue: int) -> np.ndarray:
-    """Draw the shape of this mask, textured and around a hue, on the canvas (H, W, 3)."""
+    """Draw the shape of `mask` on the canvas (H, W, 3), textured, in colours around `hue`."""
     alpha = mask[..., None]
     surround = (canvas * alpha).sum(axis=(0, 1)) / alpha.sum()
     color = contrasting_color(rng, surround, hue)
@@ -263,13 +263,13 @@ def blend(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray, hue: i
 
 
 def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """XYXY_ABS box, x2 and y2 exclusive, of the pixels of which at least half is covered."""
+    """XYXY_ABS box, x2 and y2 exclusive, of the pixels that are at least half covered."""
     rows, columns = (np.flatnonzero((mask >= 0.5).any(axis=axis)) for axis in (1, 0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def random_shapes(rng: np.random.Generator) -> list[tuple[str | None, Shape, int]]:
-    """Two to five objects and one to three distractors, whose name is None, with their hues, in drawing order."""
+    """(class, shape, hue) of 2 to 5 objects and 1 to 3 distractors, whose class is None, in drawing order."""
     names = rng.choice(CLASS_NAMES, size=rng.integers(2, 6), p=[weight for _, weight, _ in CLASSES.values()])
     shapes: list[tuple[str | None, Shape, int]] = []
     for name in names:
@@ -282,7 +282,7 @@ def random_shapes(rng: np.random.Generator) -> list[tuple[str | None, Shape, int
 
 
 def draw_demo_image(rng: np.random.Generator) -> DemoImage:
-    """Draw one image. It holds one object at least."""
+    """Draw one image with at least one object."""
     canvas = background(rng)
     names: list[str | None] = []
     visible: list[np.ndarray] = []

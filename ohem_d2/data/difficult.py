@@ -19,7 +19,7 @@ _SUFFIX = "_without_difficult"
 
 @dataclass(frozen=True)
 class _WithoutDifficult:
-    """Loads a VOC split from its files: Detectron2's own loader does not keep the mark."""
+    """Loads a VOC split from its files, since Detectron2's own loader does not keep the mark."""
 
     name: str
     root: str
@@ -37,11 +37,13 @@ class _WithoutDifficult:
 
 
 def training_config(cfg: CfgNode) -> CfgNode:
-    """The config by whose ``DATASETS.TRAIN`` the training sets are loaded: for ``DATASETS.VOC_DIFFICULT`` "drop"
-    a copy with the names of :func:`without_difficult`.
+    """The config that training sets are loaded by.
+
+    With ``DATASETS.VOC_DIFFICULT`` "drop" it is a copy, whose ``DATASETS.TRAIN`` has the names that
+    `without_difficult` registers.
 
     Raises:
-        ValueError: another value than "keep" and "drop".
+        ValueError: an invalid value in the section ``DATASETS``.
     """
     if DatasetOptions.from_config(cfg).voc_difficult == "keep":
         return cfg
@@ -52,11 +54,11 @@ def training_config(cfg: CfgNode) -> CfgNode:
 
 
 def without_difficult(name: str) -> str:
-    """Register a data set beside another one, without its difficult objects, and return its name.
+    """Register a copy of a data set without its difficult objects, and return the name of the copy.
 
-    For data sets in VOC layout, whoever registered them: those whose metadata have ``dirname``, ``split``,
-    ``year`` and ``thing_classes``, which Detectron2's evaluator needs as well. The name of any other is
-    returned as it is. An image that has difficult objects alone is then one without objects.
+    For any data set in VOC layout: its metadata have ``dirname``, ``split``, ``year`` and ``thing_classes``,
+    which Detectron2's evaluator needs as well. For another layout the name is returned unchanged. An image
+    with only difficult objects becomes one without objects.
 
     Raises:
         KeyError: no such data set.
@@ -67,7 +69,7 @@ def without_difficult(name: str) -> str:
     if not {"dirname", "split", "year", "thing_classes"} <= set(metadata):
         return name
     derived = name + _SUFFIX
-    if derived in DatasetCatalog:  # of an earlier call: the data set may have been registered anew since
+    if derived in DatasetCatalog:  # from an earlier call; the data set may have been registered anew since
         DatasetCatalog.remove(derived)
         MetadataCatalog.remove(derived)
     loader = _WithoutDifficult(name, metadata["dirname"], metadata["split"], tuple(metadata["thing_classes"]))

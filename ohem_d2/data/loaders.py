@@ -1,8 +1,8 @@
-"""Data loaders of Detectron2, fed from :class:`Proposals` where ``MODEL.LOAD_PROPOSALS`` is on.
+"""Detectron2's data loaders with proposals from `Proposals`, where ``MODEL.LOAD_PROPOSALS`` is on.
 
-Detectron2's own way to attach proposals loses the first boxes of constant scores at the top-k cut, keeps a
-copy in every dataset dict and answers a missing image by a bare KeyError. Here the dicts stay small and the
-mapper looks the boxes up; transforms, clipping and the cut are Detectron2's.
+Where all scores are equal, Detectron2's own loading drops the first boxes at the top-k cut; it also stores
+all boxes in the dataset dicts and raises a bare KeyError for a missing image. Here the dicts stay small and
+the mapper looks the boxes up; transforms, clipping and top-k are Detectron2's.
 """
 
 import logging
@@ -32,28 +32,32 @@ __all__ = ["ProposalDatasetMapper", "build_labelled_loader", "build_test_loader"
 
 logger = logging.getLogger(__name__)
 
-# Which of the mapper's Proposals holds the image: ids are unique within a data set only.
+# Index of the mapper's Proposals that has the image: ids are unique only within a data set.
 SOURCE_KEY = "proposal_source"
 
-# Images that the recall in the log is measured on, evenly spread over a data set.
+# Number of images, evenly spread over a data set, on which the recall in the log is measured.
 _MEASURED_IMAGES = 2000
 
 
 class ProposalDatasetMapper(DatasetMapper):
-    """Detectron2's mapper with proposals looked up by image id. It can be pickled, as spawned workers need.
+    """Detectron2's mapper with proposals looked up by image id.
 
-    ``ProposalDatasetMapper(cfg, is_train, proposals=[...])``; ``cfg.MODEL.LOAD_PROPOSALS`` must be on.
+    ``ProposalDatasetMapper(cfg, is_train, proposals=[...])`` makes one; ``cfg.MODEL.LOAD_PROPOSALS`` must be
+    on. It can be pickled for spawned workers.
     """
 
     @configurable
     def __init__(
         self, *args: Any, proposals: Sequence[Proposals], fill: str | None = None, **kwargs: Any
     ) -> None:
-        """Args:
-        proposals: one per data set; a dataset dict says which by its ``proposal_source`` (default 0).
-        fill: what an image without proposals gets: "ground_truth" its objects, "nothing" none; None: an
-            image that the proposals do not have is a KeyError.
-        args, kwargs: as :class:`DatasetMapper`.
+        """Extend `DatasetMapper`, whose arguments come first.
+
+        Args:
+            proposals: one per data set; a dataset dict gives the index as ``proposal_source`` (default 0).
+            fill: boxes of an image without proposals: "ground_truth" or "nothing"; None: an image that the
+                proposals lack is a KeyError.
+            *args: of `DatasetMapper`.
+            **kwargs: of `DatasetMapper`.
         """
         super().__init__(*args, **kwargs)
         self.proposals, self.fill = proposals, fill
@@ -78,12 +82,13 @@ class ProposalDatasetMapper(DatasetMapper):
 def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     """Detectron2's training loader of ``cfg.DATASETS.TRAIN``, with proposals if ``MODEL.LOAD_PROPOSALS``.
 
-    The files are ``DATASETS.PROPOSAL_FILES_TRAIN``, one per data set, or where that is empty the
-    ``proposal_file`` of each data set's metadata. The log says how many boxes there are and what they recall.
+    The files are ``DATASETS.PROPOSAL_FILES_TRAIN``, one per data set, or, if that is empty, the
+    ``proposal_file`` of each data set's metadata. The log gives the number of boxes and their recall.
     ``DATASETS.VOC_DIFFICULT`` applies.
 
     Raises:
-        FileNotFoundError, ValueError: no proposals for a data set or for some of its images, or a bad file.
+        FileNotFoundError: a proposal file does not exist.
+        ValueError: no proposals for a data set or for some of its images, or a bad file.
     """
     cfg = training_config(cfg)
     if not cfg.MODEL.LOAD_PROPOSALS:
@@ -105,12 +110,10 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
     """Detectron2's test loader of one data set, with proposals if ``MODEL.LOAD_PROPOSALS``.
 
-    The file is that of ``DATASETS.PROPOSAL_FILES_TEST`` at the place of the data set in ``DATASETS.TEST``, or
-    where that list is empty or ``DATASETS.TEST`` lacks the data set, the ``proposal_file`` of its metadata.
-    With ``TEST.AUG`` images and proposals keep their own size: each scale of the test resizes them once.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`build_train_loader`.
+    The file is the one in ``DATASETS.PROPOSAL_FILES_TEST`` at the index of the data set in ``DATASETS.TEST``;
+    if that list is empty or ``DATASETS.TEST`` lacks the data set, the ``proposal_file`` of its metadata. With
+    ``TEST.AUG`` images and proposals keep their own size: each scale of the test resizes them once. Errors
+    are those of `build_train_loader`.
     """
     options = {"augmentations": []} if cfg.TEST.AUG.ENABLED else {}
     if not cfg.MODEL.LOAD_PROPOSALS:
@@ -122,10 +125,10 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
 
 
 def build_labelled_loader(cfg: CfgNode, dataset_name: str, num_images: int) -> Iterable[list[dict[str, Any]]]:
-    """The first ``num_images`` of a data set as for training, but in order, one by one and without augmentation.
+    """The first `num_images` of a data set with annotations, in order, one by one and without augmentation.
 
-    Raises:
-        FileNotFoundError, ValueError: as :func:`build_train_loader`.
+    Proposals are found as by `build_train_loader` or, for a data set that is not in ``DATASETS.TRAIN``, as by
+    `build_test_loader`; errors are the same.
     """
     augmentations = build_augmentation(cfg, is_train=False)
     if dataset_name in cfg.DATASETS.TRAIN:
@@ -144,7 +147,7 @@ def build_labelled_loader(cfg: CfgNode, dataset_name: str, num_images: int) -> I
 
 
 def _without_proposals(cfg: CfgNode) -> CfgNode:
-    """A copy by which Detectron2 builds a loader without looking for proposal files itself."""
+    """A copy with which Detectron2 builds a loader without reading proposal files itself."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.LOAD_PROPOSALS = False
@@ -152,7 +155,7 @@ def _without_proposals(cfg: CfgNode) -> CfgNode:
 
 
 def _proposal_file(cfg: CfgNode, name: str, names: list[str], key: str) -> str:
-    """The proposal file of a data set, from ``cfg.DATASETS[key]`` (parallel to ``names``) or its metadata."""
+    """The proposal file of a data set, from ``cfg.DATASETS[key]`` (parallel to `names`) or its metadata."""
     configured = cfg.DATASETS[key]
     if configured and len(configured) != len(names):
         raise ValueError(
@@ -172,7 +175,7 @@ def _proposal_file(cfg: CfgNode, name: str, names: list[str], key: str) -> str:
 def _load_datasets(
     names: Sequence[str], files: Sequence[str], may_miss: bool = False, **kwargs: Any
 ) -> tuple[list[dict[str, Any]], list[Proposals]]:
-    """The dataset dicts of all data sets, tagged with their place in the list of Proposals, and that list."""
+    """The dataset dicts of all data sets, each with the index of its `Proposals`, and the list of these."""
     all_dicts, all_proposals = [], []
     for source, (name, file) in enumerate(zip(names, files)):
         proposals = read_proposals(file)
@@ -193,7 +196,7 @@ def _may_miss(cfg: CfgNode) -> bool:
 
 
 def _fill(cfg: CfgNode) -> str | None:
-    """What the mapper gives to images without proposals: nothing, if the heads add the ground truth anyway."""
+    """What images without proposals get from the mapper: nothing, if the heads append the ground truth."""
     if not _may_miss(cfg):
         return None
     return "nothing" if cfg.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT else "ground_truth"

@@ -35,9 +35,9 @@ def load_voc(root: str | Path, split: str, classes: Sequence[str]) -> list[dict[
         classes: class names in the order of their ids.
 
     Raises:
-        FileNotFoundError: no such split, or images or XML files that the split names are missing.
-        ValueError: a split without ids or with an id twice; an XML file that is malformed, lacks a field
-            or holds a class that is not in ``classes``.
+        FileNotFoundError: no such split, or images or XML files of the split are missing.
+        ValueError: a split without ids or with a repeated id; an XML file that is malformed, lacks a field
+            or has a class that is not in `classes`.
     """
     root = Path(root)
     ids = read_split(root, split)
@@ -62,8 +62,8 @@ def load_voc_images(root: str | Path, split: str) -> list[dict[str, Any]]:
     """Load a split without annotations; the sizes of the images come from their headers.
 
     Raises:
-        FileNotFoundError: no such split, or images that it names are missing.
-        ValueError: a split without ids or with an id twice; an image without a readable header.
+        FileNotFoundError: no such split, or images of the split are missing.
+        ValueError: a split without ids or with a repeated id; an image without a readable header.
     """
     root = Path(root)
     ids = read_split(root, split)
@@ -81,7 +81,7 @@ def read_split(root: str | Path, split: str) -> list[str]:
 
     Raises:
         FileNotFoundError: no such split.
-        ValueError: a split without ids or with an id twice.
+        ValueError: a split without ids or with a repeated id.
     """
     path = Path(root) / "ImageSets" / "Main" / f"{split}.txt"
     if not path.is_file():
@@ -98,7 +98,7 @@ def read_split(root: str | Path, split: str) -> list[str]:
 
 
 def index_folder(folder: Path, extensions: Sequence[str]) -> dict[str, str]:
-    """Map stem -> path of the files with one of ``extensions`` (any case), listing the folder once."""
+    """Stem -> path of the files with one of `extensions` (any case), listing the folder once."""
     rank = {extension: index for index, extension in enumerate(extensions)}
     found: dict[str, tuple[int, str]] = {}
     for name in os.listdir(folder) if folder.is_dir() else ():
@@ -117,7 +117,7 @@ def _require(ids: Sequence[str], present: dict[str, str], what: str, folder: Pat
 
 
 def _read_xml(path: str, category_ids: dict[str, int]) -> dict[str, Any]:
-    """Height, width and annotations of one image, and under "zero_size" the XML boxes that were dropped."""
+    """Height, width and annotations of one image, and the boxes that were dropped as ``zero_size``."""
     try:
         tree = ET.parse(path)
     except ET.ParseError as error:

@@ -10,16 +10,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class AccumulatingTrainer(SimpleTrainer):
-    """`SimpleTrainer` and `AMPTrainer` in one, whose iteration takes the mean gradient of several batches.
+    """`SimpleTrainer` and `AMPTrainer` in one, with the mean gradient of several batches per iteration.
 
-    Where every batch trains on as many RoIs as the others, it is the gradient of all their images in one batch.
-    Under DDP the gradients are exchanged once an iteration.
+    If all batches train on equally many RoIs, that is the gradient of all their images in one batch. Under
+    DDP gradients are exchanged once per iteration.
     """
 
     def __init__(self, model, data_loader, optimizer, num_batches: int, amp: bool):
-        """Args:
-        num_batches: batches to an iteration (``SOLVER.ACCUMULATE``).
-        amp: train under CUDA's autocast, with loss scaling.
+        """Extend `SimpleTrainer`, whose arguments come first.
+
+        `num_batches` is the number of batches per iteration (``SOLVER.ACCUMULATE``); `amp` trains under
+        CUDA's autocast, with loss scaling.
         """
         super().__init__(model, data_loader, optimizer)
         self.num_batches = num_batches

@@ -1,4 +1,4 @@
-"""What the trainers of both config systems have in common."""
+"""The base class of the trainers of both config systems."""
 
 import logging
 from typing import Any
@@ -9,9 +9,9 @@ logger = logging.getLogger(__name__)
 
 
 class BaseTrainer(TrainerBase):
-    """A trainer whose steps its ``_trainer`` takes, on `NamedBatches`.
+    """A trainer that delegates each step to its ``_trainer``, whose loader is `NamedBatches`.
 
-    A step that fails on a number that is not finite names the images of its batch. Checkpoints hold the state
+    The error of a step with non-finite numbers names the images of the batch. Checkpoints contain the state
     of the optimizer on every version of Detectron2 (the `DefaultTrainer` of 0.6 drops it).
     """
 
@@ -37,7 +37,7 @@ class BaseTrainer(TrainerBase):
 
 
 class NamedBatches:
-    """A loader that remembers the file names of the batch it gave last."""
+    """A loader that remembers the file names of its last batch."""
 
     def __init__(self, loader):
         self.loader = loader

@@ -12,10 +12,10 @@ from ..modeling import inspect_candidates
 
 
 class AllRoILoss(HookBase):
-    """Mean loss over all candidate RoIs of some training images, as ``ohem/all_roi_loss`` (the paper, figure 3).
+    """Logs the mean loss over all candidate RoIs of some training images as ``ohem/all_roi_loss``.
 
-    Measured in the same way for mined and plain heads, in eval mode, without augmentation, by the main
-    process. Training is not affected.
+    As figure 3 of the paper. Measured alike for mined and plain heads, in eval mode, without augmentation, by
+    the main process. Training is not affected.
     """
 
     def __init__(self, cfg):

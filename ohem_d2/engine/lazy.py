@@ -1,9 +1,9 @@
 """Training from Detectron2's Python configs (LazyConfig).
 
-A config has what Detectron2's ``tools/lazyconfig_train_net.py`` asks for: ``model``, ``optimizer``,
-``lr_multiplier``, ``dataloader.train``, with ``dataloader.test`` and ``dataloader.evaluator`` where there is
-something to evaluate, and ``train`` (see ``common/train.py`` of the model zoo). Two keys are added:
-``train.seed`` (default -1: none) and ``dataloader.catalogs`` (YAML catalogues of data sets to register).
+A config has the keys of Detectron2's ``tools/lazyconfig_train_net.py``: ``model``, ``optimizer``,
+``lr_multiplier``, ``dataloader.train``, ``train`` (see ``common/train.py`` of the model zoo) and, to
+evaluate, ``dataloader.test`` and ``dataloader.evaluator``. Two keys are added: ``train.seed`` (default -1:
+none) and ``dataloader.catalogs`` (YAML catalogues of data sets to register).
 """
 
 import os
@@ -38,16 +38,19 @@ _REQUIRED = [
 
 
 def load_lazy_config(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
-    """Read a Python config and overrides, register the catalogues it names and check what can be checked.
+    """Read a Python config and overrides, register its catalogues and check its keys and values.
 
-    Without CUDA the model goes to the CPU. The output folder is created.
+    Without CUDA the device becomes the CPU. The output folder is created.
 
     Args:
         config_file: path that ends in ``.py``.
         opts: ``KEY=VALUE``, as on the command line; ``+KEY=VALUE`` adds a key.
 
     Raises:
-        KeyError, ValueError, FileNotFoundError, OSError: one line with file, key or value and valid choices.
+        FileNotFoundError: no such config.
+        KeyError: a key is missing or unknown.
+        ValueError: an override without a value or with a bad one, or a bad catalogue.
+        OSError: the output folder cannot be written.
     """
     if not os.path.isfile(config_file):
         raise FileNotFoundError(f"config file {config_file} does not exist")
@@ -80,7 +83,7 @@ def _override(cfg: DictConfig, opts: Sequence[str]) -> None:
 
 
 def _check_key(cfg: DictConfig, key: str) -> None:
-    """Raise KeyError for a key that nothing would read. A call checks its arguments when it is made."""
+    """Raise KeyError for a key that nothing reads; arguments of a call are checked when it is made."""
     section, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, section) if section else cfg
     if not OmegaConf.is_config(node):
@@ -92,7 +95,7 @@ def _check_key(cfg: DictConfig, key: str) -> None:
 
 
 def _build(cfg: DictConfig, key: str) -> Any:
-    """Make the object that the config describes under `key`.
+    """Instantiate the object that the config describes under `key`.
 
     Raises:
         ValueError: an argument is missing or unknown.
@@ -104,14 +107,14 @@ def _build(cfg: DictConfig, key: str) -> Any:
 
 
 class LazyTrainer(BaseTrainer):
-    """Trains what a LazyConfig describes, as `OHEMTrainer` trains a YAML config."""
+    """Trains from a LazyConfig, as `OHEMTrainer` does from a YAML config."""
 
     def __init__(self, cfg: DictConfig):
-        """Args:
-            cfg: of `load_lazy_config`.
+        """Build model, optimizer, loader and hooks from the config of `load_lazy_config`.
 
         Raises:
-            ValueError, KeyError, FileNotFoundError: something cannot be built.
+            ValueError: an argument of a call in the config is missing or unknown. Errors of the objects that
+                are built are passed on.
         """
         super().__init__()
         self.cfg = cfg
@@ -119,7 +122,7 @@ class LazyTrainer(BaseTrainer):
         cfg.optimizer.params.model = model
         optimizer = _build(cfg, "optimizer")
         loader = NamedBatches(_build(cfg, "dataloader.train"))
-        # Without devices on the CPU, where DDP refuses the one that Detectron2 would name.
+        # On the CPU, DDP refuses the device that Detectron2 would pass.
         on_cpu = {} if next(model.parameters()).is_cuda else {"device_ids": None}
         self.model = create_ddp_model(model, **cfg.train.ddp, **on_cpu)
         self._trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(
@@ -135,7 +138,7 @@ class LazyTrainer(BaseTrainer):
 
     @classmethod
     def build_trained_model(cls, cfg: DictConfig, resume: bool) -> nn.Module:
-        """The model with ``train.init_checkpoint``; if `resume`, with the last checkpoint of the folder."""
+        """The model with the last checkpoint, if `resume` and there is one; else with the initial one."""
         model = cls.build_model(cfg)
         checkpointer = CheckedCheckpointer(model, save_dir=cfg.train.output_dir)
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
@@ -157,7 +160,7 @@ class LazyTrainer(BaseTrainer):
         return result
 
     def resume_or_load(self, resume: bool) -> None:
-        """Load all of the last checkpoint if `resume` and there is one, else ``train.init_checkpoint``."""
+        """Load the last checkpoint, if `resume` and there is one; else ``train.init_checkpoint``."""
         self.checkpointer.resume_or_load(self.cfg.train.init_checkpoint, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1

@@ -1,4 +1,4 @@
-"""The trainer."""
+"""The trainer for YAML configs."""
 
 import weakref
 
@@ -17,11 +17,14 @@ from .hooks import AllRoILoss
 
 
 class OHEMTrainer(BaseTrainer, DefaultTrainer):
-    """`DefaultTrainer` with this project's loaders, the evaluator of each data set, and `BaseTrainer`."""
+    """`BaseTrainer` and `DefaultTrainer` with this project's loaders, evaluators, checkpoints and hooks."""
 
     def __init__(self, cfg):
-        """Raises:
-        ValueError, FileNotFoundError: what is trained on or tested with cannot be read; before any training.
+        """Build the evaluators, as a check, then model, loader and hooks.
+
+        Raises:
+            FileNotFoundError: training data or annotations to evaluate with do not exist.
+            ValueError: they cannot be read, or do not fit the config.
         """
         check_evaluation(cfg)
         super().__init__(cfg)
@@ -33,7 +36,7 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
 
     @classmethod
     def build_trained_model(cls, cfg, resume: bool):
-        """The model with ``MODEL.WEIGHTS``; if `resume`, with the last checkpoint of the output folder."""
+        """The model with the last checkpoint, if `resume` and there is one; else with ``MODEL.WEIGHTS``."""
         model = cls.build_model(cfg)
         CheckedCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         return model
@@ -52,7 +55,7 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """As in `DefaultTrainer`, of the model with all that ``TEST`` says: scales, box voting, soft-NMS."""
+        """Test as `DefaultTrainer` does, with the scales, box voting and soft-NMS of the keys in ``TEST``."""
         return super().test(cfg, build_test_model(cfg, model), evaluators)
 
     def build_hooks(self):

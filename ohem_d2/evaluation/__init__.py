@@ -1,4 +1,4 @@
-"""Testing at many scales and with box voting, evaluators of VOC and COCO, reports of their results, and submissions to their servers."""
+"""Multi-scale testing and box voting, evaluators for VOC and COCO, their reports and submissions."""
 
 from .coco_evaluation import COCOEvaluator
 from .inference import RCNNWithTTA, build_test_model, check_testing

@@ -17,21 +17,23 @@ _IMAGE_KEYS = ("width", "height", "file_name")
 
 
 class COCOEvaluator(_COCOEvaluator):
-    """Detectron2's `COCOEvaluator`, that reads a data set in another layout anew each time.
+    """Detectron2's `COCOEvaluator`, which converts a data set in another layout to COCO's each time.
 
-    Detectron2 converts such a data set once and reads the file ever after, whatever became of the data set.
+    Detectron2 caches the converted file, and reads it even after the data set has changed.
 
-    Difficult objects of VOC are ignored: neither found nor missed, in every range of areas. COCO ignores an
-    object whose area lies outside of the range, so they get area -1. Unlike in VOC, one detection is
-    excused by such an object (at an IoU as for any other), not any number. (``iscrowd`` would excuse any
-    number, but by another overlap: intersection over the area of the detection. An ``ignore`` in the file is
-    overwritten by COCO.) Detectron2's own conversion counts them as any other object.
+    Difficult objects of VOC are ignored, neither found nor missed, in every range of areas; Detectron2's own
+    conversion counts them as any other object. COCO ignores an object whose area is out of range, so they get
+    area -1. Unlike in VOC, such an object excuses one detection, matched at the usual IoU, not any number.
+    (``iscrowd`` would excuse any number, but by intersection over the area of the detection; COCO overwrites
+    an ``ignore`` in the file.)
     """
 
     def __init__(self, dataset_name: str, output_dir: str):
-        """Args:
-        dataset_name: a data set in COCO or VOC layout, or one in Detectron2's standard format.
-        output_dir: folder for the detections.
+        """Convert the data set if it is not in COCO layout.
+
+        Args:
+            dataset_name: a data set in COCO or VOC layout, or one in Detectron2's standard format.
+            output_dir: folder for the detections.
         """
         metadata = MetadataCatalog.get(dataset_name)
         if hasattr(metadata, "json_file"):
@@ -53,11 +55,11 @@ class COCOEvaluator(_COCOEvaluator):
 
 
 def _as_coco(dataset_name: str) -> dict[str, Any]:
-    """COCO's dict of a data set."""
+    """Convert a data set to COCO's JSON."""
     metadata = MetadataCatalog.get(dataset_name)
     if not hasattr(metadata, "dirname"):
         return convert_to_coco_dict(dataset_name)
-    # From the files: not every loader keeps the difficult mark.
+    # From the files, since not every loader keeps the difficult mark.
     records = load_voc(metadata.dirname, metadata.split, metadata.thing_classes)
     images = [{"id": record["image_id"], **{key: record[key] for key in _IMAGE_KEYS}} for record in records]
     found = [(record["image_id"], annotation) for record in records for annotation in record["annotations"]]

@@ -1,4 +1,4 @@
-"""The results on a data set as a table in the log and as files."""
+"""Reports the results on a data set as a table in the log and as files."""
 
 import csv
 import io
@@ -27,9 +27,11 @@ class ReportedEvaluators(DatasetEvaluators):
     """Evaluators of one data set; their results go to the log, to ``results.json`` and to ``results.csv``."""
 
     def __init__(self, evaluators: Sequence[DatasetEvaluator], folder: str):
-        """Args:
-        evaluators: whose results have different names.
-        folder: of the two files; made when they are written.
+        """Combine evaluators.
+
+        Args:
+            evaluators: the names of their results must differ.
+            folder: of the two files; created when they are written.
         """
         super().__init__(evaluators)
         self._folder = folder
@@ -44,10 +46,10 @@ class ReportedEvaluators(DatasetEvaluators):
 
 
 def result_rows(results: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """One row per evaluator, class and metric, in their order; class "" is the mean over all, a NaN is None.
+    """One row per evaluator, class and metric, in order; class "" is the mean over all; NaN becomes None.
 
     Args:
-        results: of evaluators: name -> {"AP": ..., "AP-CLASS": ...}.
+        results: name of an evaluator -> {"AP": ..., "AP-CLASS": ...}.
     """
     rows = []
     for evaluator, figures in results.items():
@@ -59,7 +61,7 @@ def result_rows(results: Mapping[str, Mapping[str, float]]) -> list[dict[str, An
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line per class, the means first; a column per evaluator and metric."""
+    """A line per class, in the order of `rows`; a column per evaluator and metric."""
     columns = dict.fromkeys((row["evaluator"], row["metric"]) for row in rows)
     lines: dict[str, dict] = {}
     for row in rows:

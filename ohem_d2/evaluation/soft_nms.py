@@ -1,6 +1,6 @@
-"""Gaussian soft-NMS (Bodla et al., ICCV 2017). torchvision has none, and mmcv's runs on the CPU alone.
+"""Gaussian soft-NMS (Bodla et al., ICCV 2017). torchvision has none, and mmcv's runs on the CPU only.
 
-Shape letters: C boxes, G groups (classes of an image), M boxes of the largest group.
+Shape letters: C = boxes, G = groups (classes of an image), M = boxes of the largest group.
 """
 
 import torch
@@ -15,19 +15,19 @@ def soft_nms(
 ) -> tuple[Tensor, Tensor]:
     """Lower the scores of boxes that overlap a better one of their group, instead of dropping them.
 
-    Within a group, again and again: the box of highest score is taken, and the score of each other one is
-    multiplied by exp(-IoU^2 / sigma). All groups take their steps together, on the device of the boxes.
+    In each step a group selects its box of highest score, and multiplies the scores of the remaining ones by
+    exp(-IoU^2 / sigma). All groups step together, on the device of the boxes.
 
     Args:
         boxes: (C, 4) XYXY, of any floating type.
-        scores: (C,) >= 0; of two equal ones that of lower index goes first.
+        scores: (C,) >= 0; of equal ones that of lowest index is selected first.
         groups: (C,) integers.
-        sigma: > 0; the smaller, the nearer to NMS.
-        score_thresh: >= 0; boxes are taken down to scores above it.
-        max_per_group: boxes that a group gives at most; negative: all.
+        sigma: > 0; the smaller, the closer to suppressing every overlapping box.
+        score_thresh: >= 0; a group stops when no score is above it.
+        max_per_group: maximum number of boxes of a group; negative: all.
 
     Returns:
-        indices into C of the boxes taken, and their lowered scores (float32), by score descending.
+        indices into C of the selected boxes, and their lowered scores (float32), by score descending.
     """
     boxes, live, index = _by_group(boxes, scores, groups)
     taken, lowered = [index.new_zeros(0)], [live.new_zeros(0)]
@@ -47,7 +47,7 @@ def soft_nms(
 
 
 def _by_group(boxes: Tensor, scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (G, M, 4), scores (G, M) and indices into C (G, M); free places have score -1."""
+    """Boxes (G, M, 4), scores (G, M) and indices into C (G, M), padded with score -1."""
     groups, order = groups.sort(stable=True)
     counts = groups.unique_consecutive(return_counts=True)[1]
     shape = (len(counts), int(counts.max()) if len(counts) else 0)

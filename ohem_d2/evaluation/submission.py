@@ -1,4 +1,4 @@
-"""Detections on test sets without annotations, as the servers of PASCAL VOC and COCO take them."""
+"""Submission files for the evaluation servers of PASCAL VOC and COCO, written and checked."""
 
 import io
 import json
@@ -24,7 +24,7 @@ __all__ = ["COCOSubmission", "VOCSubmission", "check_coco_submission", "check_vo
 
 logger = logging.getLogger(__name__)
 
-# Trained on the images of the challenge and on others (ImageNet).
+# The name of the VOC competition in which external training data (ImageNet) is allowed.
 COMPETITION = "comp4"
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
 _VOC_LINE = re.compile(rf"(\S+) {' '.join([_NUMBER] * 5)}")
@@ -36,12 +36,14 @@ Sizes = Mapping[Any, tuple[int, int]]  # image id -> (width, height)
 
 
 class Submission(DatasetEvaluator):
-    """Gathers the detections of all processes; the main one writes and checks a file and puts it in place."""
+    """Gathers the detections of all processes; the main one writes them to a file and checks it."""
 
     def __init__(self, dataset_name: str, path: str):
-        """Args:
-        dataset_name: a registered data set; it is loaded.
-        path: of the file.
+        """Load the data set.
+
+        Args:
+            dataset_name: a registered data set.
+            path: file to write.
         """
         records = DatasetCatalog.get(dataset_name)
         self._sizes: Sizes = {record["image_id"]: (record["width"], record["height"]) for record in records}
@@ -58,10 +60,10 @@ class Submission(DatasetEvaluator):
             self._detections += [(record["image_id"], *detection) for detection in zip(*columns)]
 
     def evaluate(self) -> "OrderedDict[str, dict]":
-        """Write the file, whose path is logged; there are no results.
+        """Write the file, whose path is logged; the results are empty.
 
         Raises:
-            ValueError: the server would refuse the file; there is none then.
+            ValueError: the server would refuse the file; it is not written then.
         """
         gathered = comm.gather(self._detections)
         if comm.is_main_process():
@@ -90,16 +92,18 @@ class Submission(DatasetEvaluator):
 
 
 class VOCSubmission(Submission):
-    """A tar of ``results/VOC2012/Main/comp4_det_test_CLASS.txt``, a line per detection: id, score, box.
+    """A tar of ``results/VOC2012/Main/comp4_det_test_CLASS.txt``, one line per detection: id, score, box.
 
-    Boxes are in VOC's pixels, which count from 1 and of which the last belongs to the box: x1 + 1, y1 + 1,
-    x2, y2 as in Detectron2's evaluator; a box of less than a pixel covers one.
+    Boxes are in VOC's 1-based inclusive pixels, x1 + 1, y1 + 1, x2, y2, as in Detectron2's evaluator. A side
+    shorter than a pixel becomes one pixel.
     """
 
     def __init__(self, dataset_name: str, folder: str):
-        """Args:
-        dataset_name: in VOC layout.
-        folder: of the file, ``comp4_det_test.tar``.
+        """Name the files.
+
+        Args:
+            dataset_name: a data set in VOC layout.
+            folder: of the file, ``comp4_det_test.tar``.
         """
         metadata = MetadataCatalog.get(dataset_name)
         stem = f"{COMPETITION}_det_{metadata.split}"
@@ -127,12 +131,13 @@ def check_voc_submission(file: BinaryIO, members: Sequence[str], sizes: Sizes) -
     """Check a tar for VOC's server.
 
     Args:
-        members: the files that it must hold, one per class.
+        file: the tar.
+        members: names of the files that it must contain, one per class.
         sizes: of the images of the split.
 
     Raises:
-        ValueError: a file that is missing or not asked for, or a line that is no detection: one message with
-            file, line, and what is wrong.
+        ValueError: a missing or unexpected file, or a line that is not a valid detection; the message has
+            file, line and fault.
     """
     with tarfile.open(fileobj=file) as archive:
         names = archive.getnames()
@@ -166,15 +171,17 @@ def _check_voc_line(line: str, sizes: Sizes) -> None:
 class COCOSubmission(Submission):
     """A zip of ``detections_TESTSET_ALG_results.json``: a list of detections with the ids of COCO.
 
-    TESTSET is the name of the list of images without ``image_info_`` (test-dev2015). Coordinates are rounded
-    to the tenth of a pixel, as COCO advises.
+    TESTSET is the name of the image list without ``image_info_``, such as test-dev2015. Coordinates are
+    rounded to the tenth of a pixel, as COCO advises.
     """
 
     def __init__(self, dataset_name: str, folder: str, algorithm: str):
-        """Args:
-        dataset_name: in COCO layout.
-        folder: of the file, ``detections_TESTSET_ALG_results.zip``.
-        algorithm: ALG; all but letters, digits and dots become "-".
+        """Name the files and look up the category ids.
+
+        Args:
+            dataset_name: a data set in COCO layout.
+            folder: of the file, ``detections_TESTSET_ALG_results.zip``.
+            algorithm: ALG; each run of other characters than letters, digits and dots becomes "-".
         """
         test_set = Path(MetadataCatalog.get(dataset_name).json_file).stem.removeprefix("image_info_")
         stem = f"detections_{test_set}_{re.sub(r'[^A-Za-z0-9.]+', '-', algorithm)}_results"
@@ -206,13 +213,14 @@ def check_coco_submission(file: BinaryIO, member: str, category_ids: Sequence[in
     """Check a zip for COCO's server.
 
     Args:
-        member: the only file that it must hold.
+        file: the zip.
+        member: name of the only file that it must contain.
         category_ids: those of COCO.
         sizes: of the images of the test set.
 
     Raises:
-        ValueError: another file, no list of detections, none at all (which COCO cannot read), or a wrong one:
-            one message with the place in the list and what is wrong.
+        ValueError: another file, not a list of detections, an empty list (which COCO cannot read), or an
+            invalid detection; the message has its index in the list and the fault.
     """
     with zipfile.ZipFile(file) as archive:
         _require_same(archive.namelist(), [member])

@@ -1,4 +1,4 @@
-"""AP of PASCAL VOC, of 2007 and of 2012, per class."""
+"""AP of PASCAL VOC, by the rules of 2007 and of 2012, per class."""
 
 import os
 import tempfile
@@ -20,29 +20,32 @@ THRESHOLDS = range(50, 100, 5)  # of IoU, in percent
 
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):
-    """`PascalVOCDetectionEvaluator` with the AP of each class, of one year or of both at once.
+    """`PascalVOCDetectionEvaluator` with the AP of each class, by the rules of one year or of both at once.
 
-    Matching and rounding (scores to 0.001, boxes to 0.1 pixels) are Detectron2's: the detections of a class,
-    by score, take the object that they overlap most, if the IoU is above the threshold; a second one of the
-    same object is wrong; any number on a difficult object counts for nothing. Three things differ:
+    Matching and rounding (scores to 0.001, boxes to 0.1 pixels) are Detectron2's: each detection of a class,
+    in order of score, matches the object with which it has the highest IoU, if that is above the threshold.
+    A second match of an object is a false positive; matches of a difficult object are not counted. Three
+    things differ:
 
     - Recalls of exactly 0.3, 0.6 and 0.7 reach these three of the 11 points of 2007. In Detectron2 rounding
-      errors put the points beyond; it matters where objects are few.
+      errors place the points slightly above, which matters where objects are few.
     - Equal scores keep the order of the images and of the detections in each. Detectron2's sort is not
       stable.
-    - A class without objects, or with difficult ones alone, has no AP (NaN) and no part in the means, as in
-      COCO.
+    - A class without objects, or with only difficult ones, has no AP (NaN) and is left out of the means, as
+      in COCO.
     """
 
     def __init__(self, dataset_name: str, years: Mapping[str, int] | None = None):
-        """Args:
+        """Read the annotations of a data set.
+
+        Args:
             dataset_name: a data set in VOC layout.
-            years: the name of a result -> 2007 (AP at 11 recalls) or 2012 (area); default: "bbox", by the
-                year of the data set.
+            years: name of a result -> 2007 (AP at 11 recalls) or 2012 (area under the curve); default: "bbox"
+                by the year of the data set.
 
         Raises:
             ValueError: a data set that is not in VOC layout, or annotations that cannot be evaluated.
-            FileNotFoundError: annotations that the split lists are missing.
+            FileNotFoundError: an XML file of the split does not exist.
         """
         metadata = MetadataCatalog.get(dataset_name).as_dict()
         if not {"dirname", "split", "year"} <= set(metadata):
@@ -56,7 +59,7 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         self._evaluated = {found["name"] for found in objects if not found["difficult"]}
 
     def _read(self, image_id: str) -> list[dict]:
-        """The objects of an image. Detectron2 keeps what it reads, so that reading it first costs nothing."""
+        """The objects of an image. Detectron2 caches what it reads, so evaluation will not read it again."""
         file = self._anno_file_template.format(image_id)
         try:
             return parse_rec(file)
@@ -69,9 +72,11 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
             ) from None
 
     def evaluate(self) -> Optional["OrderedDict[str, dict[str, float]]"]:
-        """Returns:
-        for each result AP (mean over IoU 0.5, 0.55, ..., 0.95), AP50 and AP75 in percent: means over the
-        classes and, as AP-CLASS and so on, those of each class. None in all processes but the main one.
+        """Compute the AP in percent.
+
+        Returns:
+            for each result AP (mean over IoU 0.5, 0.55, ..., 0.95), AP50 and AP75: means over the classes
+            and, as AP-CLASS and so on, those of each class. None in all processes but the main one.
         """
         predictions = comm.gather(self._predictions)
         if not comm.is_main_process():
@@ -86,7 +91,7 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         return OrderedDict((key, _summary(values, self._class_names)) for key, values in aps.items())
 
     def _class_aps(self, folder: str, name: str, lines: list[str]) -> dict[str, list[float]]:
-        """For each result the AP of a class at each threshold."""
+        """The AP of a class at each threshold, for each result."""
         split, detections = os.path.join(folder, "split.txt"), os.path.join(folder, "detections.txt")
         with open(split, "w") as file:
             file.write("\n".join(self._ids))
@@ -108,7 +113,7 @@ def _ap_at_11_recalls(recall: np.ndarray, precision: np.ndarray) -> float:
 
 
 def _ranked(lines: list[str], ids: list[str]) -> list[str]:
-    """The lines ``id score x1 y1 x2 y2`` in order, a rank in place of each score, so that none are equal."""
+    """The lines ``id score x1 y1 x2 y2``, sorted; ranks replace the scores, so that no two are equal."""
     place = {image_id: index for index, image_id in enumerate(ids)}
     rows = [line.split(" ", 2) for line in lines]
     rows.sort(key=lambda row: (-float(row[1]), place[row[0]]))
@@ -116,7 +121,7 @@ def _ranked(lines: list[str], ids: list[str]) -> list[str]:
 
 
 def _summary(aps: np.ndarray, classes: list[str]) -> dict[str, float]:
-    """From AP (thresholds, classes) to the named figures."""
+    """Named figures from AP (thresholds, classes)."""
     columns = {"AP": aps.mean(axis=0), **{f"AP{t}": aps[THRESHOLDS.index(t)] for t in (50, 75)}}
     figures = {}
     for metric, of_classes in columns.items():

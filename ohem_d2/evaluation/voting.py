@@ -1,12 +1,12 @@
 """Box voting (Gidaris and Komodakis, ICCV 2015, section 5).
 
-Shape letters: S boxes that NMS has kept, V boxes that vote, P pairs of both that belong to the same group.
+Shape letters: S = boxes kept by NMS, V = boxes that vote, P = pairs of both within a group.
 """
 
 import torch
 from torch import Tensor
 
-# Pairs of a kept box and a voter of its group that are in memory at a time; about 150 bytes each.
+# Maximum number of pairs of a kept box and a voter of its group that are in memory at a time.
 _MAX_PAIRS = 2**20
 
 
@@ -16,19 +16,18 @@ def vote_boxes(
 ) -> Tensor:
     """Replace each box by the weighted mean of the voters of its group that overlap it.
 
-    A group is a class of an image. Only pairs of the same group are looked at, in double precision and in a
-    fixed order.
+    A group is a class of an image. Sums are in double precision and in a fixed order.
 
     Args:
         boxes: (S, 4) XYXY, of any floating type.
         groups: (S,) integers.
-        voters: (V, 4) XYXY. Where a box is to vote for itself, it is one of them.
-        weights: (V,) >= 0, their scores.
+        voters: (V, 4) XYXY; a box votes for itself only if it is among them.
+        weights: (V,) >= 0, the scores of the voters.
         voter_groups: (V,) integers.
-        iou_thresh: voters of IoU >= this with a box vote for it.
+        iou_thresh: a voter whose IoU with a box is at least this votes for it.
 
     Returns:
-        (S, 4), of the type of `boxes`. A box without voters, or with voters of weight zero alone, stays.
+        (S, 4), of the type of `boxes`. A box without voters, or whose voters all have weight zero, stays.
     """
     if not len(boxes) or not len(voters):
         return boxes.detach().clone()
@@ -44,7 +43,7 @@ def vote_boxes(
 def _vote(
     boxes: Tensor, first: Tensor, counts: Tensor, voters: Tensor, weights: Tensor, iou_thresh: float
 ) -> Tensor:
-    """The voters of box i are those in [first[i], first[i] + counts[i])."""
+    """Vote for boxes; the voters in the group of box i are ``first[i]`` to ``first[i] + counts[i] - 1``."""
     box = torch.arange(len(boxes), device=boxes.device).repeat_interleave(counts)  # (P,)
     voter = torch.arange(len(box), device=boxes.device) + (first + counts - counts.cumsum(0))[box]
     candidates = voters[voter]
@@ -56,7 +55,10 @@ def _vote(
 
 
 def elementwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes (..., 4) with those at their place in a tensor that broadcasts; NaN without any area."""
+    """IoU of boxes (..., 4), pair by pair with broadcasting; NaN where both have no area.
+
+    torchvision's ``box_iou`` is all against all.
+    """
     sizes = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
     area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(dim=-1) for x in (a, b))
     intersection = sizes.prod(dim=-1)

@@ -1,7 +1,8 @@
 """Precomputed proposals: the store, third-party formats, conversion, generation, recall and inspection.
 
-A proposal file maps an image id to boxes and scores. The mapping is in ``mapping.py``, the file in ``store.py``,
-third-party formats in ``formats/``. Nothing here imports ``ohem_d2.data``; OpenCV is imported by Selective Search alone.
+A proposal file maps an image id to boxes and scores. The mapping is in ``mapping.py``, the file in
+``store.py``, third-party formats are in ``formats/``. Nothing here imports `ohem_d2.data`, and only Selective
+Search imports OpenCV.
 """
 
 from .mapping import Proposals

@@ -1,10 +1,11 @@
-"""Box conventions: which four numbers a format writes for a box, how they become XYXY_ABS, which fits given boxes best."""
+"""Box conventions: what the four numbers of a box mean, conversion to XYXY_ABS, and which convention fits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .recall import best_ious, ground_truth_boxes
 
@@ -21,28 +22,28 @@ __all__ = [
 ]
 
 # (boxes (n, 4) as the file has them, dataset dict of the image or None)
-Sample = tuple[np.ndarray, Mapping[str, Any] | None]
+Sample = tuple[NDArray[Any], Mapping[str, Any] | None]
 
-_PART, _PIXELS = 0.01, 0.4  # differences that count: of a part of boxes or an IoU, of a gap in pixels
+# The smallest differences that count: of a fraction of boxes or an IoU, and of a gap in pixels.
+_FRACTION, _PIXELS = 0.01, 0.4
 
 
 @dataclass(frozen=True)
 class Convention:
-    """``xyxy1-inclusive`` for instance: the order of the numbers, the index of the first pixel, and whether the
-    second corner is the last pixel of the box instead of the first one beyond it.
-    """
+    """What the four numbers of a box mean; ``str()`` gives its name, such as ``xyxy1-inclusive``."""
 
     order: str  # "xyxy", "yxyx" or "xywh"
-    first: int  # 0 or 1
-    inclusive: bool
+    first: int  # index of the first pixel: 0 or 1
+    inclusive: bool  # the second corner is the last pixel of the box, not the first one beyond it
 
     def __str__(self) -> str:
         return f"{self.order}{self.first}{'-inclusive' if self.inclusive else ''}"
 
     def to_corners(self, boxes: Any) -> Any:
-        """(n, 4) boxes of this convention as float64 XYXY_ABS: 0-based, width = x2 - x1.
+        """Convert (n, 4) boxes of this convention to float64 XYXY_ABS: 0-based, width = x2 - x1.
 
-        What is no (n, 4) array of numbers is returned as it is, for who knows the image to refuse it.
+        Anything but an (n, 4) array of numbers is returned unchanged; `sorted_entry`, which knows the image,
+        refuses it.
         """
         try:
             array = np.asarray(boxes)
@@ -74,10 +75,10 @@ CONVENTIONS = {
 
 
 def get_convention(name: str) -> Convention:
-    """The convention of a name.
+    """Look up a convention by its name.
 
     Raises:
-        ValueError: no such name; it lists them.
+        ValueError: unknown name; the message lists the valid ones.
     """
     if name not in CONVENTIONS:
         raise ValueError(f"box convention {name!r} is not known; choose from {', '.join(CONVENTIONS)}")
@@ -86,35 +87,37 @@ def get_convention(name: str) -> Convention:
 
 @dataclass(frozen=True)
 class Fit:
-    """Attributes:
-    misfits: part of the boxes that are reversed, negative or beyond their image.
-    gap: pixels between the border of an image and the outermost corner, the mean over the sides (left and
-        top alone where sizes are unknown), the median over the images; most proposals reach the border.
-    recall: part of the ground truth that some box covers by IoU 0.5; NaN without any.
-    iou: mean best IoU of the ground truth; NaN without any.
+    """How well a convention fits the boxes of some images.
+
+    Attributes:
+        invalid: fraction of the boxes that are reversed, negative or beyond their image.
+        gap: pixels between the border of an image and the outermost corner: mean over the sides (left and
+            top only where the size is unknown), median over the images. Proposals usually reach the border.
+        recall: fraction of the ground-truth boxes that some box covers at IoU 0.5; NaN without ground truth.
+        iou: mean best IoU of the ground-truth boxes; NaN without ground truth.
     """
 
-    misfits: float
+    invalid: float
     gap: float
     recall: float
     iou: float
 
     def beats(self, other: "Fit") -> bool:
-        """Whether it is clearly better: fewer misfits, else more overlap, else a smaller gap."""
-        if abs(self.misfits - other.misfits) > _PART:
-            return self.misfits < other.misfits
-        if abs(self.iou - other.iou) > _PART:
+        """Whether this fit is clearly better: fewer invalid boxes, else a higher IoU, else a smaller gap."""
+        if abs(self.invalid - other.invalid) > _FRACTION:
+            return self.invalid < other.invalid
+        if abs(self.iou - other.iou) > _FRACTION:
             return self.iou > other.iou
         return self.gap < other.gap - _PIXELS
 
 
 def measure_fits(samples: Sequence[Sample]) -> dict[str, Fit]:
-    """The fit of each convention to some images of a file."""
+    """Measure how well each convention, by name, fits some images of a file."""
     return {name: _measure(convention, samples) for name, convention in CONVENTIONS.items()}
 
 
 def better_convention(fits: Mapping[str, Fit], chosen: str) -> str | None:
-    """The best of the conventions that fit clearly better than the chosen one, None if there is none."""
+    """The best of the conventions that fit clearly better than `chosen`, None if there is none."""
     best = chosen
     for name, fit in fits.items():
         if fit.beats(fits[best]):
@@ -123,24 +126,25 @@ def better_convention(fits: Mapping[str, Fit], chosen: str) -> str | None:
 
 
 def describe_fits(fits: Mapping[str, Fit], chosen: str) -> str:
-    """A table for the log."""
-    lines = ["  convention        misfits    gap  recall@0.5  best IoU"]
+    """Format the fits as a table for the log, with `chosen` marked."""
+    lines = ["  convention        invalid    gap  recall@0.5  best IoU"]
     for name, fit in fits.items():
         mark = "*" if name == chosen else " "
         covered = [f"{value:.3f}" if value == value else "-" for value in (fit.recall, fit.iou)]
         lines.append(
-            f"{mark} {name:<17} {fit.misfits:>6.1%} {fit.gap:>6.1f} {covered[0]:>11} {covered[1]:>9}"
+            f"{mark} {name:<17} {fit.invalid:>6.1%} {fit.gap:>6.1f} {covered[0]:>11} {covered[1]:>9}"
         )
     return "\n".join(lines)
 
 
 def _measure(convention: Convention, samples: Sequence[Sample]) -> Fit:
-    misfits, total, gaps, overlaps = 0, 0, [], [np.zeros(0)]
+    invalid, total, gaps = 0, 0, []
+    overlaps: list[NDArray[Any]] = [np.zeros(0)]
     for raw, record in samples:
         boxes = convention.to_corners(raw)
         width, height = image_size(record) or (np.inf, np.inf)
         x1, y1, x2, y2 = boxes.T
-        misfits += int(((x1 > x2) | (y1 > y2) | (x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)).sum())
+        invalid += int(((x1 > x2) | (y1 > y2) | (x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)).sum())
         total += len(boxes)
         if len(boxes):
             sides = [x1.min(), y1.min(), width - x2.max(), height - y2.max()]
@@ -150,11 +154,11 @@ def _measure(convention: Convention, samples: Sequence[Sample]) -> Fit:
     best = np.concatenate(overlaps)
     gap = float(np.median(gaps)) if gaps else 0.0
     recall, iou = ((best >= 0.5).mean(), best.mean()) if len(best) else (np.nan, np.nan)
-    return Fit(misfits / max(total, 1), gap, float(recall), float(iou))
+    return Fit(invalid / max(total, 1), gap, float(recall), float(iou))
 
 
 def image_size(record: Mapping[str, Any] | None) -> tuple[int, int] | None:
-    """Width and height of the image of a dataset dict, None where it has none."""
+    """Width and height of the image of a dataset dict, None if it does not have them."""
     if record is None or "width" not in record or "height" not in record:
         return None
     return record["width"], record["height"]

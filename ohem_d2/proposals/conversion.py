@@ -1,4 +1,4 @@
-"""Files of others into stores: ids, box conventions and what is removed, all said in the log."""
+"""Conversion of third-party proposal files to stores; the log reports box convention and removed boxes."""
 
 import logging
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..utils.messages import name_some, other_form
 from .conventions import (
@@ -35,7 +36,7 @@ _KEEPS_METADATA = ("method", "parameters", "dataset")
 
 @dataclass
 class Removed:
-    """How many boxes were changed or removed, and why; two add up with ``+=``."""
+    """Number of boxes changed or removed, by reason; two counts add up with ``+=``."""
 
     clipped: int = 0  # reached beyond their image
     duplicates: int = 0  # equal to another box of their image, which has a score as high or higher
@@ -49,14 +50,14 @@ class Removed:
 
 @dataclass
 class Conversion:
-    """What a conversion read and wrote; ``str()`` is one line for the log."""
+    """What a conversion read and wrote; ``str()`` gives one line for the log."""
 
     kind: str
     convention: str
     num_images: int = 0
     num_boxes: int = 0
     removed: Removed = field(default_factory=Removed)
-    foreign: list[str] = field(default_factory=list)  # ids that the data set does not have: left out
+    unknown_ids: list[str] = field(default_factory=list)  # images that the data set lacks: left out
 
     def __str__(self) -> str:
         removed = self.removed
@@ -64,8 +65,8 @@ class Conversion:
             f"{self.num_boxes} boxes of {self.num_images} images ({self.kind}, {self.convention}): "
             f"{removed.clipped} clipped; removed: {removed.duplicates} duplicates, {removed.small} too small"
         )
-        if self.foreign:
-            text += f"; {len(self.foreign)} images are not in the data set and left out"
+        if self.unknown_ids:
+            text += f"; {len(self.unknown_ids)} images are not in the data set and left out"
         return text
 
 
@@ -78,33 +79,34 @@ def convert_proposals(
     metadata: Mapping[str, Any] | None = None,
     min_size: float = 2,
 ) -> Conversion:
-    """Write the proposals of a file of any format as a store, all or nothing.
+    """Convert a proposal file of any format to a store, which is written whole or not at all.
+
+    If another convention fits clearly better than the one used, the log has a warning.
 
     Args:
         source: file, or folder of per-image files.
         target: store to write.
-        format: a name of ``FORMATS``; default: told by the content.
-        convention: a name of ``CONVENTIONS``; default: what the file says, else that of its format.
-        dataset_dicts: the images that the proposals are for, in Detectron2's format. Ids of the file are
-            matched with their ``image_id`` or the name of their file without its ending; boxes are clipped to
-            them.
-        metadata: recorded in the store, see :class:`ProposalWriter`.
-        min_size: boxes with a shorter side, in pixels, are dropped.
+        format: a key of `FORMATS`; default: recognised by content or suffix.
+        convention: a key of `CONVENTIONS`; default: what the file declares, else that of its format.
+        dataset_dicts: the images that the proposals are for, in Detectron2's format. An id of the file is an
+            ``image_id`` or the stem of a ``file_name``; boxes are clipped to the image.
+        metadata: recorded in the store, see `ProposalWriter`.
+        min_size: boxes with a side shorter than this, in pixels, are dropped.
 
     Returns:
-        what was done. A convention that fits clearly better than the one used is a warning in the log.
+        the format and convention used, and what was written, clipped and removed.
 
     Raises:
         FileNotFoundError: no such source.
         ValueError: a bad file, an unknown format or convention, boxes that are reversed under the convention,
-            a data set of which the file has no image.
-        ImportError: a format whose library is not installed.
+            or a file without any image of the data set.
+        ImportError: the format needs a library that is not installed.
     """
     source = Path(source)
     raw, kept = _open(source, format, dataset_dicts)
     used = get_convention(convention or raw.convention)
     _require_number(min_size)
-    reason = "as told" if convention else "its own or its format's default"
+    reason = "given" if convention else "declared by the file or default of its format"
     logger.info("%s: %s, boxes as %s (%s)", source, raw.kind, used, reason)
     report = Conversion(raw.kind, str(used))
     entries = _matched(raw.entries, source, dataset_dicts, report)
@@ -126,7 +128,7 @@ def convert_proposals(
 def _open(
     source: Path, format: str | None, dataset_dicts: Sequence[Mapping[str, Any]] | None
 ) -> tuple[RawProposals, dict[str, str]]:
-    """The source, and what is known of how it was made."""
+    """Open the source; also the metadata to keep, if it is a store."""
     if not source.exists():
         raise FileNotFoundError(f"proposal file {source} does not exist")
     if format is not None and format not in FORMATS:
@@ -152,7 +154,7 @@ def _matched(
     dataset_dicts: Sequence[Mapping[str, Any]] | None,
     report: Conversion,
 ) -> Iterator[_Matched]:
-    """Entries under the ids of the data set, with its dicts; images that it lacks are noted and left out."""
+    """Entries under the ids of the data set, with its dicts; unknown images are reported and left out."""
     records = _by_name(dataset_dicts or ())
     for image_id, boxes, scores in entries:
         text = image_id_text(image_id, str(source))
@@ -162,11 +164,11 @@ def _matched(
         elif dataset_dicts is None:
             yield text, boxes, scores, None
         else:
-            report.foreign.append(text)
+            report.unknown_ids.append(text)
 
 
 def _by_name(dataset_dicts: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Dataset dicts by the names of their files, where these differ, and by image id, which goes first."""
+    """Dataset dicts by the stem of their file, where it is unique, and by image id, which has precedence."""
     by_stem: dict[str, Mapping[str, Any] | None] = {}
     for record in dataset_dicts:
         stem = os.path.splitext(os.path.basename(record.get("file_name", "")))[0]
@@ -176,7 +178,7 @@ def _by_name(dataset_dicts: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[st
 
 
 def _check_convention(source: Path, samples: Sequence[Sample], used: str) -> str | None:
-    """Log how the conventions fit, warn if another one fits better, and return that."""
+    """Log how well each convention fits; warn of one that fits clearly better than `used`, and return it."""
     usable = [(boxes, record) for boxes, record in samples if _is_table(boxes)]
     if not usable:
         return None
@@ -198,7 +200,7 @@ def _is_table(boxes: Any) -> bool:
 
 
 def _corners(convention: Convention, boxes: Any, where: str, better: str | None) -> Any:
-    """Boxes as XYXY_ABS; reversed ones are an error that names the convention, the likely cause."""
+    """Boxes as XYXY_ABS; the error for a reversed one names the convention, which is the likely cause."""
     corners = convention.to_corners(boxes)
     if _is_table(corners):
         reversed_ = (corners[:, :2] > corners[:, 2:]).any(axis=1)
@@ -224,7 +226,7 @@ def _check_ids(
     missing = [image_id for image_id in ids if image_id not in writer]
     if not missing:
         return
-    hint = other_form(missing[0], report.foreign)
+    hint = other_form(missing[0], report.unknown_ids)
     message = f"{source}: no proposals for {len(missing)} of {len(ids)} images: {name_some(missing)}{hint}"
     if len(missing) == len(ids):
         raise ValueError(f"{message}: is it of another data set?")
@@ -237,14 +239,15 @@ def _require_number(min_size: float) -> None:
 
 
 def clean_boxes(
-    boxes: np.ndarray, scores: np.ndarray, size: tuple[int, int] | None, min_size: float
-) -> tuple[np.ndarray, np.ndarray, Removed]:
-    """Clip boxes to their image, keep the best scored one of equal boxes, drop small ones; the order stays.
+    boxes: NDArray[Any], scores: NDArray[Any], size: tuple[int, int] | None, min_size: float
+) -> tuple[NDArray[Any], NDArray[Any], Removed]:
+    """Clip boxes to their image, drop all but the best of equal boxes, and drop small ones; the order stays.
 
     Args:
-        boxes: (n, 4) float32 XYXY_ABS; scores: (n,), descending.
-        size: width and height of the image in pixels; None if not known: nothing is clipped then.
-        min_size: least width and height in pixels.
+        boxes: (n, 4) float32 XYXY_ABS.
+        scores: (n,), descending.
+        size: width and height of the image in pixels; None if unknown, then nothing is clipped.
+        min_size: minimum width and height in pixels.
     """
     removed = Removed()
     if size is not None:
@@ -257,8 +260,8 @@ def clean_boxes(
     return boxes[unique & large], scores[unique & large], removed
 
 
-def _first_of_equals(boxes: np.ndarray) -> np.ndarray:
-    """(n,) bool, True for each box that no earlier one equals."""
+def _first_of_equals(boxes: NDArray[Any]) -> NDArray[Any]:
+    """(n,) bool, True for each box that equals no earlier one."""
     keys = np.ascontiguousarray(boxes + np.float32(0)).view(np.uint64)  # + 0: -0.0 and 0.0 are equal
     order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: the first of equals comes first
     first = np.ones(len(boxes), bool)

@@ -1,8 +1,9 @@
-"""The proposals of one image: what is valid, in which order they come, and what their id is called."""
+"""The proposals of one image: checks, order, and the image id as text."""
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..utils.messages import brief
 
@@ -10,10 +11,10 @@ __all__ = ["check_stored", "image_id_text", "sorted_entry"]
 
 
 def image_id_text(image_id: Any, where: str) -> str:
-    """The id as it is compared: a string as it is, an integer in decimal.
+    """The id as it is compared: a string unchanged, an integer in decimal.
 
     Raises:
-        ValueError: anything else, a float or bytes for instance, or text that is not valid Unicode.
+        ValueError: another type, such as float or bytes, or text that is not valid Unicode.
     """
     if isinstance(image_id, (int, np.integer)) and not isinstance(image_id, bool):
         return str(int(image_id))
@@ -26,11 +27,12 @@ def image_id_text(image_id: Any, where: str) -> str:
     return str(image_id)
 
 
-def sorted_entry(boxes: Any, scores: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Check the boxes and scores of one image and sort them, highest score first, ties in the order they came.
+def sorted_entry(boxes: Any, scores: Any, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Check the boxes and scores of one image and sort them by descending score; ties keep their order.
 
     Args:
-        boxes: (n, 4) XYXY_ABS, any real dtype, or empty. scores: (n,).
+        boxes: (n, 4) XYXY_ABS, any real dtype, or empty.
+        scores: (n,), any real dtype.
         where: file and image, for errors.
 
     Returns:
@@ -50,15 +52,14 @@ def sorted_entry(boxes: Any, scores: Any, where: str) -> tuple[np.ndarray, np.nd
     bad = (boxes[:, :2] > boxes[:, 2:]).any(axis=1)
     if bad.any():
         raise ValueError(f"{where}: box {bad.argmax()} has x1 > x2 or y1 > y2: {boxes[bad][0].tolist()}")
-    order = np.argsort(-scores, kind="stable")  # before rounding to float32, which could tie scores
+    order = np.argsort(-scores, kind="stable")  # in float64: rounding to float32 can make scores equal
     return boxes[order].astype(np.float32), scores[order].astype(np.float32)
 
 
-def check_stored(boxes: np.ndarray, scores: np.ndarray, where: str) -> None:
-    """Check what a file is trusted to hold already: finite, corners in order, scores descending.
+def check_stored(boxes: NDArray[Any], scores: NDArray[Any], where: str) -> None:
+    """Check an entry of a store: values finite, corners in order, scores descending.
 
-    It takes some microseconds, so it is made on each access instead of on opening, when all boxes would have
-    to be read from the disk.
+    Done on each access, which takes microseconds, because on opening it would read all boxes from disk.
     """
     if not len(scores):
         return
@@ -70,12 +71,12 @@ def check_stored(boxes: np.ndarray, scores: np.ndarray, where: str) -> None:
         )
 
 
-def _finite(values: np.ndarray) -> bool:
-    """For values of which none is NaN: faster than ``isfinite``."""
+def _finite(values: NDArray[Any]) -> bool:
+    """Whether all values, of which there is at least one, are finite; faster than ``np.isfinite``."""
     return bool(-np.inf < values.min() and values.max() < np.inf)
 
 
-def _numbers(values: Any, where: str) -> np.ndarray:
+def _numbers(values: Any, where: str) -> NDArray[Any]:
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "biuf" and array.size:
@@ -85,7 +86,7 @@ def _numbers(values: Any, where: str) -> np.ndarray:
         raise ValueError(f"{where}: boxes and scores must be numbers: {error}") from error
 
 
-def _require_finite(values: np.ndarray, what: str, where: str) -> None:
+def _require_finite(values: NDArray[Any], what: str, where: str) -> None:
     with np.errstate(over="ignore"):
         bad = ~np.isfinite(values.astype(np.float32)).all(axis=1)
     if bad.any():

@@ -1,8 +1,8 @@
-"""Proposals computed for the images of a data set: in parts that outlive a kill, and in shards that are merged.
+"""Generation of proposals for the images of a data set: resumable, and in shards that can be merged.
 
-A run writes what is finished to small stores in ``OUTPUT.parts``, in the order of the data set, and joins
-them at the end. The result depends on the method, its parameters and the data set alone, not on when, where, in
-how many pieces or after how many kills it was made: equal runs give equal bytes.
+A run writes finished images to small stores in ``OUTPUT.parts``, in the order of the data set, and joins them
+at the end. The result depends only on the method, its parameters, the data set and the version of this
+package: interrupted or sharded runs give the same bytes as a single one.
 """
 
 import hashlib
@@ -11,13 +11,13 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..utils.messages import name_some
@@ -30,13 +30,14 @@ __all__ = ["ProposalMethod", "Shard", "generate_proposals", "merge_proposals", "
 
 logger = logging.getLogger(__name__)
 
-Entry = tuple[np.ndarray, np.ndarray]
+Entry = tuple[NDArray[Any], NDArray[Any]]
 Records = Sequence[Mapping[str, Any]]
+T = TypeVar("T")
 
-# A part is written when one of these is reached; a kill costs no more than this.
+# A part is written when one of these is reached, so an interruption loses little more than this.
 _PART_IMAGES, _PART_SECONDS = 100, 10
 
-# Metadata of parts and shards alone: which piece of which list of images they hold.
+# Only parts and shards have this key in their metadata: which piece of which list of images they hold.
 _PIECE = "piece"
 
 
@@ -45,19 +46,19 @@ class ProposalMethod(Protocol):
 
     @property
     def name(self) -> str:
-        """What the store records as ``method``."""
+        """Recorded in the store as ``method``."""
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """All that the result depends on besides the image; recorded as ``parameters``."""
+        """Everything besides the image that the result depends on; recorded as ``parameters``."""
 
-    def __call__(self, records: Records) -> Iterator[Entry]:
+    def __call__(self, records: Records) -> Generator[Entry, None, None]:
         """Boxes (n, 4) XYXY_ABS in pixels of the image and scores (n,) of each dataset dict, in order."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Piece ``index`` of ``count``, from 1 on, of a list of images: a run of neighbours.
+    """Shard `index` of `count`, counted from 1, of a list of images: a contiguous slice.
 
     Raises:
         ValueError: not 1 <= index <= count.
@@ -72,7 +73,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """``"2/3"``."""
+        """Parse ``i/n``: "2/3" is the second of three shards."""
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         if match is None:
             raise ValueError(f"shard {text!r} is not understood; give i/n, 2/3 for the second of three")
@@ -81,13 +82,13 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
-    def of(self, items: Sequence) -> Sequence:
-        """Its piece; those of all shards make up ``items``, and their lengths differ by 1 at most."""
+    def of(self, items: Sequence[T]) -> Sequence[T]:
+        """The slice of this shard. The shards partition `items`; their lengths differ by 1 at most."""
         begin, end = (len(items) * i // self.count for i in (self.index - 1, self.index))
         return items[begin:end]
 
     def path(self, output: str | Path) -> Path:
-        """Where it goes: ``output`` if it is all, else ``NAME.shard-i-of-n.ENDING`` beside it."""
+        """File of this shard: `output` if there is only one, else ``NAME.shard-i-of-n.SUFFIX`` beside it."""
         output = Path(output)
         if self.count == 1:
             return output
@@ -104,22 +105,23 @@ def generate_proposals(
 ) -> Path:
     """Compute the proposals of a data set, or of a shard of it, and write them as a store.
 
-    A run that was killed is taken up where it stopped by the same call: images that are finished are not
-    computed again.
+    The same call resumes an interrupted run: finished images are not computed again. Errors of `method` are
+    passed on.
 
     Args:
-        output: store to write, see :meth:`Shard.path`; it is replaced if it exists.
-        method: how to compute them.
+        output: store to write, see `Shard.path`; replaced if it exists.
+        method: computes the proposals.
         dataset_dicts: dicts in Detectron2's format. An image that is listed twice is computed once.
-        dataset: name of the data set, to be recorded.
-        progress: show a progress bar with the time that is left, on stderr.
+        dataset: name of the data set, recorded in the store.
+        shard: which part of the images to compute; default: all.
+        progress: show a progress bar on stderr.
 
     Returns:
         the file that was written.
 
     Raises:
-        ValueError: one id for two files; beside ``output``, parts of a run of other parameters or data.
-        OSError: it cannot be written; whatever ``method`` raises.
+        ValueError: one id for two files, or parts beside `output` of a run with other parameters or data.
+        OSError: the store cannot be written.
     """
     records = unique_images(dataset_dicts)
     ids, target = [str(record["image_id"]) for record in records], shard.path(output)
@@ -138,12 +140,12 @@ def generate_proposals(
 
 
 def merge_proposals(output: str | Path, shards: Sequence[str | Path]) -> None:
-    """Join the shards of one run, in any order; the file is byte-equal to that of a run without shards.
+    """Join the shards of one run, in any order; the file is byte-identical to that of a run without shards.
 
     Raises:
-        FileNotFoundError: a file that does not exist.
-        ValueError: a file that is no shard; shards that are missing, there twice, of other parameters or of
-            another data set; images that are missing or there twice.
+        FileNotFoundError: a shard does not exist.
+        ValueError: a file is not a shard; shards are missing, repeated, or of other parameters or another
+            data set; images are missing or repeated.
     """
     opened = {Path(path): read_proposals(path) for path in shards}
     if not opened:
@@ -168,7 +170,7 @@ def merge_proposals(output: str | Path, shards: Sequence[str | Path]) -> None:
 
 
 def unique_images(dataset_dicts: Records) -> list[Mapping[str, Any]]:
-    """The dicts without those whose image came before.
+    """The dicts without those of an image that came before.
 
     Raises:
         ValueError: one id for two files.
@@ -185,7 +187,7 @@ def unique_images(dataset_dicts: Records) -> list[Mapping[str, Any]]:
 
 
 class _Parts:
-    """The finished images of a run: stores that, in the order of their names, hold the first of its ids."""
+    """The finished images of a run: stores that, sorted by name, hold the first images of `ids`."""
 
     def __init__(self, folder: Path, ids: Sequence[str], metadata: Mapping[str, str]) -> None:
         self.folder, self.ids, self.metadata = folder, ids, metadata
@@ -194,7 +196,7 @@ class _Parts:
         return sorted(self.folder.glob("*.safetensors"))
 
     def count(self) -> int:
-        """How many images are finished; parts that are not of this run are refused."""
+        """Number of finished images; a part of another run is an error."""
         done = 0
         for path in self.paths():
             proposals = read_proposals(path)
@@ -207,8 +209,8 @@ class _Parts:
         return done
 
     def write(self, entries: Iterable[Entry], done: int) -> None:
-        """Write entries of the ids from ``done`` on as they come; after an error, those that had come."""
-        finished: list[tuple[str, np.ndarray, np.ndarray]] = []
+        """Write entries as they come, for the ids from `done` on; on an error, those that came before it."""
+        finished: list[tuple[str, NDArray[Any], NDArray[Any]]] = []
         began = time.monotonic()
         try:
             for (boxes, scores), image_id in zip(entries, self.ids[done:], strict=True):
@@ -219,14 +221,14 @@ class _Parts:
             if finished:
                 self._flush(done, finished)
 
-    def _flush(self, done: int, finished: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> int:
+    def _flush(self, done: int, finished: Sequence[tuple[str, NDArray[Any], NDArray[Any]]]) -> int:
         with ProposalWriter(self.folder / f"{done:09}.safetensors", self.metadata) as writer:
             for entry in finished:
                 writer.add(*entry)
         return done + len(finished)
 
     def remove(self) -> None:
-        """Remove the parts and what a kill left of one, and the folder if nothing else is in it."""
+        """Remove the parts, temporary files of interrupted writes, and the folder if it is then empty."""
         for pattern in ("*.safetensors", ".*.safetensors.*.tmp"):
             for path in self.folder.glob(pattern):
                 path.unlink()
@@ -242,13 +244,13 @@ def _join(target: Path, paths: Sequence[Path], metadata: Mapping[str, str]) -> N
 
 
 def _metadata(method: ProposalMethod, dataset: str) -> dict[str, str]:
-    """What the store records, in a fixed order; nothing that two equal runs could differ in."""
+    """Metadata of the store, in a fixed order, without anything that could differ between equal runs."""
     tool = f"ohem_d2 {__version__}"
     return {"tool": tool, "method": method.name, "parameters": _text(method.parameters), "dataset": dataset}
 
 
 def _split(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """The metadata of a part or shard as those of the whole, and what it says of the whole."""
+    """Split the metadata of a part or shard: those of the whole store, and which shards and images it has."""
     try:
         piece = json.loads(metadata.get(_PIECE, ""))
         count = Shard.parse(piece["shard"]).count
@@ -267,7 +269,7 @@ def _require_same(path: Path, found: Any, expected: Any, where: str) -> None:
             raise ValueError(f"{path}: {key} is {own}, but {value} {where}")
 
 
-def _require_all_images(output: str | Path, shards: Sequence[Proposals], piece: Mapping) -> None:
+def _require_all_images(output: str | Path, shards: Sequence[Proposals], piece: Mapping[str, Any]) -> None:
     ids = [image_id for proposals in shards for image_id in proposals]
     repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if repeated:

@@ -1,31 +1,37 @@
-"""Image ids in few arrays, which a file can hold as they are, with look-up in constant time."""
+"""Image ids in a few arrays that a file can hold as they are, looked up by binary search of their hashes."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["IdIndex"]
 
 
 class IdIndex:
-    """n ids in the order of their rows. A dict of them would have to be built each time a file is opened, in
-    each process; here an id is found by its hash in a sorted table, 24 bytes for an id besides its text.
+    """Maps n image ids to rows 0 to n - 1.
+
+    A dict would have to be built in each process whenever a file is opened. Here an id is found by its hash
+    in a sorted table, which takes 24 bytes per id besides the text.
 
     Attributes:
-        text: (B,) uint8, the ids in UTF-8, one after the other.
-        offsets: (n + 1,) int64, where each begins.
+        text: (B,) uint8, the ids in UTF-8, concatenated.
+        offsets: (n + 1,) int64, where each id begins in `text`, and the end of the last.
         hashes: (n,) int64, ascending.
         rows: (n,) int64, the row that each hash belongs to.
     """
 
-    def __init__(self, text: np.ndarray, offsets: np.ndarray, hashes: np.ndarray, rows: np.ndarray) -> None:
+    def __init__(
+        self, text: NDArray[Any], offsets: NDArray[Any], hashes: NDArray[Any], rows: NDArray[Any]
+    ) -> None:
         self.text, self.offsets, self.hashes, self.rows = text, offsets, hashes, rows
         self._whole: bool | None = None
 
     @classmethod
     def build(cls, ids: Sequence[str]) -> "IdIndex":
-        """The index of ids that are distinct."""
+        """Index `ids`, which must be distinct."""
         encoded = [image_id.encode() for image_id in ids]
         hashes = np.fromiter(map(_hash, encoded), np.int64, len(encoded))
         rows = np.argsort(hashes, kind="stable").astype(np.int64)
@@ -34,7 +40,7 @@ class IdIndex:
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets, hashes[rows], rows)
 
     def find(self, image_id: str) -> int | None:
-        """The row of an id, None if it is not there."""
+        """The row of an id, None if it is absent."""
         wanted = image_id.encode(errors="replace")
         key = _hash(wanted)
         position = int(self.hashes.searchsorted(key))
@@ -46,8 +52,10 @@ class IdIndex:
         return None
 
     def is_whole(self) -> bool:
-        """Whether every id can be found. It hashes all of them, so it is for an id that was not found, where the
-        alternative to an answer is a damaged table; only the first call takes time.
+        """Whether every id can be found.
+
+        Asked when an id was not found, to tell an absent id from a damaged table. The first call hashes all
+        ids; later calls reuse its answer.
         """
         if self._whole is None:
             proper = IdIndex.build(list(self))
@@ -57,7 +65,7 @@ class IdIndex:
         return self._whole
 
     def check(self) -> str | None:
-        """What is wrong with the arrays, None if nothing: offsets, order, rows, text, ids that come twice."""
+        """The first fault of the arrays (offsets, order, rows, text, repeated ids), None if there is none."""
         n = len(self)
         if not offsets_fit(self.offsets, len(self.text)):
             return "the offsets of the image ids do not fit their text"
@@ -87,12 +95,12 @@ class IdIndex:
         return self.text[self.offsets[row] : self.offsets[row + 1]].tobytes()
 
 
-def offsets_fit(offsets: np.ndarray, total: int) -> bool:
-    """Whether offsets begin at 0, never fall and end at ``total``."""
+def offsets_fit(offsets: NDArray[Any], total: int) -> bool:
+    """Whether `offsets` begin at 0, never decrease and end at `total`."""
     ends = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == total
     return bool(ends and (offsets[1:] >= offsets[:-1]).all())
 
 
 def _hash(encoded: bytes) -> int:
-    """64 bits, the same on every machine, unlike Python's own."""
+    """A hash of 64 bits that, unlike Python's own, is the same in every process."""
     return int.from_bytes(blake2b(encoded, digest_size=8).digest(), "little", signed=True)

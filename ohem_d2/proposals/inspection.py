@@ -1,14 +1,15 @@
-"""What proposal files hold and how well they cover the objects of a data set, in numbers.
+"""Measures what proposal files contain and how well they cover the objects of a data set.
 
 Shape letters: g = objects of the data set, n = boxes of an image, T = boxes of a file.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .conversion import clean_boxes
 from .mapping import Proposals
@@ -16,58 +17,60 @@ from .recall import best_ious, ground_truth_boxes
 
 __all__ = ["AREAS", "IOUS", "LIMITS", "SIZES", "Inspection", "format_inspections", "inspect_proposals"]
 
-# Numbers of boxes per image, best first, that the average recall is given for.
+# Limits on the boxes per image, best first, for which average recall is reported.
 LIMITS = (100, 1000, 2000)
 IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
-# COCO's classes of objects: areas in square pixels, from the first on, below the second.
+# COCO's size classes of objects, here by the area of their box in square pixels: the least, and the first
+# that is too large.
 AREAS = {"all": (0, math.inf), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, math.inf)}
-# Borders of the classes of box sizes: the root of the area, in pixels.
+# Edges of the histogram of box sizes: the square root of the area, in pixels.
 SIZES = (0, 16, 32, 64, 96, 128, 256, 512, math.inf)
 
-# The average recall is the mean over these, as COCO's.
+# The IoUs that average recall is the mean over, as in COCO.
 _AVERAGED = np.linspace(0.5, 0.95, 10)
 
 
 @dataclass
 class Inspection:
-    """One file, seen alone or against a data set.
+    """Measurements of one file, alone or against a data set.
 
     Attributes:
-        name: what tables and pictures call it.
-        counts: boxes of each image, in the order of the data set, else of the file.
-        sizes: boxes in each class of ``SIZES``.
-        duplicates: boxes equal to one before them in their image.
-        empty: ids of images without boxes, whether the file has them or not.
-        foreign: images of the file that the data set does not have.
-        objects: (g,) areas of the objects in square pixels. None without a data set.
-        overlaps: most boxes of an image, None for all -> (g,) the best IoU of each object with one of them.
+        name: label of the file in tables and charts.
+        counts: number of boxes of each image, in the order of the data set or, without one, of the file.
+        sizes: number of boxes in each bin of `SIZES`.
+        duplicates: number of boxes equal to an earlier one of their image.
+        empty: ids of images without boxes, whether the file lists them or not.
+        num_unknown: number of images of the file that the data set lacks.
+        objects: (g,) areas of the objects in square pixels; None without a data set.
+        overlaps: limit on the boxes per image (None: all) -> (g,) best IoU of each object with one of them.
     """
 
     name: str
-    counts: np.ndarray
-    sizes: np.ndarray
+    counts: NDArray[Any]
+    sizes: NDArray[Any]
     duplicates: int
     empty: list[str]
-    foreign: int = 0
-    objects: np.ndarray | None = None
-    overlaps: dict[int | None, np.ndarray] = field(default_factory=dict)
+    num_unknown: int = 0
+    objects: NDArray[Any] | None = None
+    overlaps: dict[int | None, NDArray[Any]] = field(default_factory=dict)
 
     def recall(self, iou: float, limit: int | None = None, area: str = "all") -> float:
-        """The part of the objects that one of the first ``limit`` boxes of their image covers by ``iou`` at least.
+        """The fraction of objects that one of the first `limit` boxes of their image covers at IoU >= `iou`.
 
-        A box may cover several objects. NaN if there are none. ``area`` is one of ``AREAS``.
+        A box may cover several objects. NaN without objects. `area` is a key of `AREAS`.
         """
         of_area = self._of_area(area)
         return float((self.overlaps[limit][of_area] >= iou).mean()) if of_area.any() else math.nan
 
     def average_recall(self, limit: int | None, area: str = "all") -> float:
-        """The mean recall at IoU 0.5, 0.55, ..., 0.95."""
+        """The mean recall over IoU 0.5, 0.55, ..., 0.95."""
         return float(np.mean([self.recall(iou, limit, area) for iou in _AVERAGED]))
 
     def num_objects(self, area: str = "all") -> int:
         return int(self._of_area(area).sum())
 
-    def _of_area(self, area: str) -> np.ndarray:
+    def _of_area(self, area: str) -> NDArray[Any]:
+        assert self.objects is not None, "objects are known where a data set is given"
         least, below = AREAS[area]
         return (self.objects >= least) & (self.objects < below)
 
@@ -75,17 +78,18 @@ class Inspection:
 def inspect_proposals(
     name: str, proposals: Proposals, dataset_dicts: Sequence[Mapping[str, Any]] | None = None
 ) -> Inspection:
-    """Measure a file.
+    """Measure a proposal file.
 
     Args:
-        name: of the file, for tables and pictures.
+        name: label of the file in tables and charts.
         proposals: its content; boxes best first.
-        dataset_dicts: the images to look at, in Detectron2's format; an image that ``proposals`` lack counts
-            as one without boxes, crowds as no objects. None: all images of the file, without recall.
+        dataset_dicts: the images to measure, in Detectron2's format. An image that `proposals` lack counts as
+            one without boxes; crowds are not counted. None: all images of the file, without recall.
     """
     records = [{"image_id": image_id} for image_id in proposals] if dataset_dicts is None else dataset_dicts
     counts, sizes, duplicates, empty = [], np.zeros(len(SIZES) - 1, np.int64), 0, []
-    areas, overlaps = [np.zeros(0)], {limit: [np.zeros(0)] for limit in (*LIMITS, None)}
+    areas: list[NDArray[Any]] = [np.zeros(0)]
+    overlaps: dict[int | None, list[NDArray[Any]]] = {limit: [np.zeros(0)] for limit in (*LIMITS, None)}
     for record in records:
         image_id = str(record["image_id"])
         boxes, scores = proposals.get(image_id, (np.zeros((0, 4), np.float32), np.zeros(0, np.float32)))
@@ -100,14 +104,14 @@ def inspect_proposals(
     result = Inspection(name, np.array(counts, np.int64), sizes, duplicates, empty)
     if dataset_dicts is not None:
         known = {str(record["image_id"]) for record in records}
-        result.foreign = sum(image_id not in known for image_id in proposals)
+        result.num_unknown = sum(image_id not in known for image_id in proposals)
         result.objects = np.concatenate(areas)
         result.overlaps = {limit: np.concatenate(parts) for limit, parts in overlaps.items()}
     return result
 
 
 def format_inspections(inspections: Sequence[Inspection]) -> str:
-    """A table with a column for each file, all seen against the same data set or all alone."""
+    """Format a table with one column per file; all must be measured against one data set, or all alone."""
     rows = [("", [i.name for i in inspections]), *_content_rows(inspections)]
     if inspections[0].objects is not None:
         rows += _recall_rows(inspections)
@@ -123,7 +127,7 @@ _Rows = list[tuple[str, list[str]]]
 
 
 def _content_rows(inspections: Sequence[Inspection]) -> _Rows:
-    def row(title, value):
+    def row(title: str, value: Callable[[Inspection], str]) -> tuple[str, list[str]]:
         return title, [value(i) for i in inspections]
 
     sizes = [f"{low:g} to {high:g}" for low, high in zip(SIZES, SIZES[1:])]
@@ -131,11 +135,14 @@ def _content_rows(inspections: Sequence[Inspection]) -> _Rows:
     return [
         row("images", lambda i: str(len(i.counts))),
         row("  without boxes", lambda i: str(len(i.empty))),
-        *([row("  not in the data set", lambda i: str(i.foreign))] if against else []),
+        *([row("  not in the data set", lambda i: str(i.num_unknown))] if against else []),
         row("boxes", lambda i: str(i.counts.sum())),
         row("  duplicates", lambda i: str(i.duplicates)),
         row("  per image, min / median / max", lambda i: _spread(i.counts)),
-        *(row(f"  size {text}", lambda i: _part(i.sizes[k], i.sizes.sum())) for k, text in enumerate(sizes)),
+        *(
+            (f"  size {text}", [_part(i.sizes[k], i.sizes.sum()) for i in inspections])
+            for k, text in enumerate(sizes)
+        ),
     ]
 
 
@@ -151,12 +158,13 @@ def _recall_rows(inspections: Sequence[Inspection]) -> _Rows:
     return rows
 
 
-def _areas(boxes: np.ndarray) -> np.ndarray:
+def _areas(boxes: NDArray[Any]) -> NDArray[Any]:
     sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
-    return sides.prod(axis=1)
+    areas: NDArray[Any] = sides.prod(axis=1)
+    return areas
 
 
-def _spread(counts: np.ndarray) -> str:
+def _spread(counts: NDArray[Any]) -> str:
     return f"{counts.min()} / {np.median(counts):g} / {counts.max()}" if len(counts) else "-"
 
 

@@ -1,9 +1,10 @@
-"""Proposals: a mapping from image id to boxes and scores, in memory or over a file that is mapped."""
+"""`Proposals`: a mapping from image id to boxes and scores, in memory or over a memory-mapped file."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .entries import check_stored, image_id_text, sorted_entry
 from .index import IdIndex
@@ -11,12 +12,12 @@ from .index import IdIndex
 __all__ = ["Proposals"]
 
 
-class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
+class Proposals(Mapping[str, tuple[NDArray[Any], NDArray[Any]]]):
     """Image id (str) -> ``(boxes, scores)``: (n, 4) float32 XYXY_ABS and (n,) float32, highest score first.
 
-    Equal scores keep the order they came in, so a file whose scores are all the same keeps its order. The
-    arrays are read-only views. Of proposals read from a store they are views of the mapped file: nothing is
-    read before it is asked for, processes share the pages, and a pickle holds the path alone.
+    Equal scores keep their order, so a file whose scores are all the same keeps its order. The arrays are
+    read-only views. Those of a store are views of the memory-mapped file: nothing is read before it is
+    accessed, processes share the pages, and a pickle holds the path instead of the arrays.
     """
 
     def __init__(
@@ -25,17 +26,20 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
         source: str = "proposals",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        """Args:
+        """Check and sort the proposals of each image.
+
+        Args:
             entries: (image id, boxes (n, 4) XYXY_ABS, scores (n,)), in any order. An int id becomes its str.
-            source: what errors call the proposals, a file name for instance.
-            metadata: how they were made, see :func:`write_proposals`.
+            source: name of the proposals in errors, such as a file.
+            metadata: how they were made, see `write_proposals`.
 
         Raises:
-            ValueError: an id that comes twice, arrays of other shapes or of unequal lengths, a coordinate or
-                score that is not finite, a box with x1 > x2 or y1 > y2. It names the source and the image.
+            ValueError: a repeated id, arrays of other shapes or of unequal lengths, a coordinate or score
+                that is not finite, a box with x1 > x2 or y1 > y2. The message names source and image.
         """
         ids: dict[str, None] = {}
-        boxes, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+        boxes: list[NDArray[Any]] = [np.zeros((0, 4), np.float32)]
+        scores: list[NDArray[Any]] = [np.zeros(0, np.float32)]
         for image_id, image_boxes, image_scores in entries:
             text = image_id_text(image_id, source)
             if text in ids:
@@ -51,24 +55,33 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
     @classmethod
     def from_arrays(
         cls,
-        boxes: np.ndarray,
-        scores: np.ndarray,
-        offsets: np.ndarray,
+        boxes: NDArray[Any],
+        scores: NDArray[Any],
+        offsets: NDArray[Any],
         index: IdIndex,
         source: str,
         metadata: Mapping[str, str],
-        reopen: tuple[Callable[..., "Proposals"], tuple],
+        reopen: tuple[Callable[..., "Proposals"], tuple[Any, ...]],
     ) -> "Proposals":
-        """Proposals over arrays that exist: those of image row i are ``[offsets[i]:offsets[i + 1]]``.
+        """Wrap existing arrays, of which rows ``offsets[i]:offsets[i + 1]`` belong to row i of `index`.
 
-        Args:
-            reopen: a function and its arguments, by which another process gets the same proposals.
+        `reopen` is what a pickle holds instead of the arrays: a function and its arguments that give the same
+        proposals in another process.
         """
         proposals = cls.__new__(cls)
         proposals._fill(boxes, scores, offsets, index, source, metadata, reopen)
         return proposals
 
-    def _fill(self, boxes, scores, offsets, index, source, metadata, reopen=None) -> None:
+    def _fill(
+        self,
+        boxes: NDArray[Any],
+        scores: NDArray[Any],
+        offsets: NDArray[Any],
+        index: IdIndex,
+        source: str,
+        metadata: Mapping[str, str] | None,
+        reopen: tuple[Callable[..., "Proposals"], tuple[Any, ...]] | None = None,
+    ) -> None:
         self._boxes, self._scores, self._offsets, self._index = boxes, scores, offsets, index
         self._source, self._reopen = source, reopen
         self.metadata: dict[str, str] = dict(metadata or {})
@@ -76,20 +89,20 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
 
     @property
     def num_boxes(self) -> int:
-        """Boxes of all images together."""
+        """Number of boxes of all images."""
         return len(self._scores)
 
     @property
-    def counts(self) -> np.ndarray:
-        """(n,) int64, boxes of each image, in the order of the ids; no box is read for it."""
+    def counts(self) -> NDArray[Any]:
+        """(n,) int64, number of boxes of each image, in the order of the ids; reads no box."""
         return np.diff(self._offsets)
 
     def count(self, image_id: str) -> int:
-        """Boxes of one image, 0 if it is not there; none is read for it."""
+        """Number of boxes of one image, 0 if it is absent; reads no box."""
         begin, end = self._span(image_id) or (0, 0)
         return end - begin
 
-    def __getitem__(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
         span = self._span(image_id)
         if span is None:
             raise KeyError(image_id)
@@ -103,7 +116,7 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
         return self._span(image_id) is not None
 
     def _span(self, image_id: object) -> tuple[int, int] | None:
-        """The rows of an image, begin and end, None if it is not there."""
+        """First row of an image and the one after its last, None if the image is absent."""
         if not isinstance(image_id, str):
             return None
         row = self._index.find(image_id)
@@ -122,7 +135,7 @@ class Proposals(Mapping[str, tuple[np.ndarray, np.ndarray]]):
     def __repr__(self) -> str:
         return f"Proposals({self._source!r}, {len(self)} images, {self.num_boxes} boxes)"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., "Proposals"], tuple[Any, ...]]:
         if self._reopen is not None:
             return self._reopen
         arrays = (self._boxes, self._scores, self._offsets, self._index, self._source, self.metadata)

@@ -1,4 +1,4 @@
-"""Reading proposals of any format."""
+"""Opens proposal files of any format."""
 
 import logging
 from pathlib import Path
@@ -16,16 +16,19 @@ logger = logging.getLogger(__name__)
 
 
 def read_proposals(path: str | Path) -> Proposals:
-    """Open a proposal file: a store at once, a file of others by reading it whole, under its default convention.
+    """Open a proposal file.
+
+    A store is memory-mapped. A third-party file is read whole, its boxes under the convention that it
+    declares or, if it declares none, under the default of its format.
 
     Args:
-        path: file, or folder of per-image files; what it is, is told by its content.
+        path: file, or folder of per-image files; the format is recognised by content or suffix.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a proposal file, or content that :class:`Proposals` refuses; one line with the file
-            and the image id.
-        ImportError: a format whose library is not installed.
+        ValueError: not a proposal file, or content that `Proposals` refuses; one line with the file and the
+            image id.
+        ImportError: the format needs a library that is not installed.
     """
     if not PathManager.exists(str(path)):
         raise FileNotFoundError(f"proposal file {path} does not exist")
@@ -47,10 +50,10 @@ def read_proposals(path: str | Path) -> Proposals:
 
 
 def find_format(path: Path) -> Format | None:
-    """The format of a file or folder by its content, None for a store.
+    """Recognise the format of a file or folder by its content or suffix; None for a store.
 
     Raises:
-        ValueError: no format is recognized.
+        ValueError: no format is recognised.
     """
     start = b""
     if path.is_file():

@@ -1,4 +1,4 @@
-"""How well proposals cover the ground truth: recall and a summary for the log."""
+"""How well proposals cover the ground truth: recall, and a summary for the log."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.structures import BoxMode
+from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from .mapping import Proposals
@@ -15,17 +16,17 @@ from .mapping import Proposals
 __all__ = ["ProposalStatistics", "best_ious", "ground_truth_boxes", "proposal_recall", "summarize_proposals"]
 
 DatasetDicts = Sequence[Mapping[str, Any]]
-ProposalMap = Mapping[str, tuple[np.ndarray, np.ndarray]]
+ProposalMap = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
 
 
 @dataclass(frozen=True)
 class ProposalStatistics:
-    """What a set of proposals offers to a data set; ``str()`` is one line for the log."""
+    """Statistics of the proposals for a data set; ``str()`` gives one line for the log."""
 
     num_images: int
-    num_empty: int  # images without a single proposal
-    num_measured: int  # images that the next number and the recall are of
-    num_outside: int  # boxes that share no area with their image
+    num_empty: int  # images without proposals
+    num_measured: int  # images on which num_outside and recall are measured
+    num_outside: int  # boxes that lie wholly outside their image
     boxes_min: int  # boxes per image
     boxes_median: float
     boxes_max: int
@@ -44,14 +45,14 @@ class ProposalStatistics:
 def proposal_recall(
     dataset_dicts: DatasetDicts, proposals: ProposalMap, iou: float = 0.5, top_k: int | None = None
 ) -> float:
-    """The fraction of ground-truth boxes that some proposal of their image overlaps by ``iou`` or more.
+    """The fraction of ground-truth boxes that some proposal of their image covers at IoU `iou` or more.
 
     Args:
-        dataset_dicts: Detectron2 dataset dicts; annotations with ``iscrowd`` are ignored.
-        proposals: image id -> (boxes (n, 4) XYXY_ABS, scores (n,)), best first. An image that is not in
-            it counts as one without boxes.
-        iou: least overlap, in [0, 1]; areas are continuous: (x2 - x1) * (y2 - y1).
-        top_k: use the first ``top_k`` boxes of each image; None means all.
+        dataset_dicts: Detectron2 dataset dicts; annotations with ``iscrowd`` are left out.
+        proposals: image id -> (boxes (n, 4) XYXY_ABS, scores (n,)), best first. An image that it lacks counts
+            as one without boxes.
+        iou: in [0, 1]; areas are continuous: (x2 - x1) * (y2 - y1).
+        top_k: use the first `top_k` boxes of each image; None: all.
 
     Returns:
         a number in [0, 1]; NaN if there is no ground truth.
@@ -65,14 +66,14 @@ def proposal_recall(
 
 
 def best_ious(
-    objects: np.ndarray, boxes: np.ndarray, limits: Sequence[int | None] = (None,)
-) -> list[np.ndarray]:
-    """The best IoU of each object of an image with one of the first boxes.
+    objects: NDArray[Any], boxes: NDArray[Any], limits: Sequence[int | None] = (None,)
+) -> list[NDArray[Any]]:
+    """The best IoU of each object of an image with one of its boxes, for several limits on their number.
 
     Args:
         objects: (g, 4) XYXY_ABS.
         boxes: (n, 4) XYXY_ABS, best first.
-        limits: numbers of boxes to look at; None: all.
+        limits: how many of the first boxes to use; None: all.
 
     Returns:
         for each limit (g,) float64 in [0, 1]; 0 without boxes.
@@ -85,11 +86,10 @@ def best_ious(
 def summarize_proposals(
     dataset_dicts: DatasetDicts, proposals: ProposalMap, max_images: int | None = None
 ) -> ProposalStatistics:
-    """Statistics of the proposals of ``dataset_dicts``. An image that ``proposals`` lacks counts as one without.
+    """Summarise the proposals of `dataset_dicts`; an image that `proposals` lacks counts as one without.
 
-    Args:
-        max_images: measure the recall and the boxes outside on this many images, evenly spread, so that not
-            all boxes of a large file are read; None means all.
+    Recall and boxes outside are measured on at most `max_images` images, evenly spread, so that not all boxes
+    of a large file are read; None: on all.
     """
     counts = np.array([_count(proposals, str(record["image_id"])) for record in dataset_dicts] or [0])
     step = 1 if max_images is None else -(-len(dataset_dicts) // max_images)
@@ -112,15 +112,15 @@ def _count(proposals: ProposalMap, image_id: str) -> int:
     return len(proposals[image_id][0]) if image_id in proposals else 0
 
 
-def _boxes(proposals: ProposalMap, record: Mapping[str, Any]) -> np.ndarray:
-    """The boxes of an image, (n, 4), best first."""
+def _boxes(proposals: ProposalMap, record: Mapping[str, Any]) -> NDArray[Any]:
+    """The proposals of an image: (n, 4), best first; none if it is absent."""
     entry = proposals.get(str(record["image_id"]))
     return np.zeros((0, 4), np.float32) if entry is None else entry[0]
 
 
-def ground_truth_boxes(record: Mapping[str, Any]) -> np.ndarray:
-    """The boxes of an image, (g, 4) float64 XYXY_ABS, without crowds."""
-    by_mode: dict[BoxMode, list] = {}
+def ground_truth_boxes(record: Mapping[str, Any]) -> NDArray[Any]:
+    """The ground-truth boxes of an image, (g, 4) float64 XYXY_ABS, without crowds."""
+    by_mode: dict[BoxMode, list[Any]] = {}
     for annotation in record.get("annotations", ()):
         if not annotation.get("iscrowd", 0):
             by_mode.setdefault(annotation["bbox_mode"], []).append(annotation["bbox"])
@@ -131,8 +131,8 @@ def ground_truth_boxes(record: Mapping[str, Any]) -> np.ndarray:
     return np.concatenate(converted) if converted else np.zeros((0, 4))
 
 
-def _count_outside(record: Mapping[str, Any], boxes: np.ndarray) -> int:
-    """How many boxes clipping to the image would leave without area because they lie beside it."""
+def _count_outside(record: Mapping[str, Any], boxes: NDArray[Any]) -> int:
+    """Number of boxes that lie beside their image, so that clipping would leave them without area."""
     width, height = record.get("width", math.inf), record.get("height", math.inf)
     x1, y1, x2, y2 = boxes.T
     return int(((x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)).sum())

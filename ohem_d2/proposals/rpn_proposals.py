@@ -1,16 +1,16 @@
-"""Proposals of a trained Detectron2 model: the boxes of its region proposal network."""
+"""Proposals from the region proposal network (RPN) of a trained Detectron2 model."""
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
+from numpy.typing import NDArray
 
 from ..utils.checkpoint import CheckedCheckpointer
 
@@ -22,10 +22,10 @@ _ADVICE = "; take the config and weights of a Faster R-CNN, for instance"
 
 
 class RPNProposals:
-    """The proposals that a model makes when it is tested, as a method of :func:`generate_proposals`.
+    """The RPN of a model in test mode, as a `ProposalMethod`.
 
-    Boxes are in pixels of the image before any resizing, clipped to it; those without area are dropped. The
-    score is the objectness that the network gives, a logit.
+    Boxes are in pixels of the image before resizing, clipped to it; those without area are dropped. The score
+    is the objectness logit.
     """
 
     name = "rpn"
@@ -38,18 +38,20 @@ class RPNProposals:
         nms_thresh: float = 0.7,
         workers: int | None = None,
     ) -> None:
-        """Args:
-            cfg: config of any model with a backbone and a proposal network, which is not changed. That part of
-                it runs on ``cfg.MODEL.DEVICE``.
-            weights: checkpoint; "" takes ``cfg.MODEL.WEIGHTS``.
-            top_k: most boxes of an image.
+        """Load the backbone and the RPN of a model.
+
+        Args:
+            cfg: config of any model with a backbone and an RPN; it is not changed. They run on
+                ``cfg.MODEL.DEVICE``.
+            weights: checkpoint; "": ``cfg.MODEL.WEIGHTS``.
+            top_k: maximum number of boxes per image.
             nms_thresh: IoU, in [0, 1], above which the box of lower score is dropped.
-            workers: processes that load images; None and 0: none beside this one.
+            workers: processes that load images; None or 0: this process loads them.
 
         Raises:
-            ValueError: a model without proposal network, or with one of rotated boxes; weights that lack those
-                of the network or of its backbone; an option out of its range.
-            FileNotFoundError: no weights.
+            ValueError: a model without RPN, or with one of rotated boxes; weights that lack the RPN or its
+                backbone; an option out of its range.
+            FileNotFoundError: no such weights.
         """
         _check_options(top_k, nms_thresh, workers)
         self._cfg, self._workers = _test_config(cfg, weights, top_k, nms_thresh), workers or 0
@@ -61,7 +63,9 @@ class RPNProposals:
             "weights": _file_digest(self._cfg.MODEL.WEIGHTS),
         }
 
-    def __call__(self, records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __call__(
+        self, records: Sequence[Mapping[str, Any]]
+    ) -> Generator[tuple[NDArray[Any], NDArray[Any]], None, None]:
         mapper = DatasetMapper(self._cfg, is_train=False)
         loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=self._workers)
         logger.info("Region proposals of %d images, on %s", len(records), self._cfg.MODEL.DEVICE)
@@ -72,8 +76,8 @@ class RPNProposals:
             raise type(error)(str(error).strip().splitlines()[-1]) from None
 
     @torch.no_grad()
-    def _propose(self, inputs: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        """One image at a time: in a batch the padding, and so the boxes, would depend on the other images."""
+    def _propose(self, inputs: list[dict[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Propose boxes for one image: in a batch, padding would make them depend on the other images."""
         proposals = self._model(inputs)[0]["proposals"]
         return proposals.proposal_boxes.tensor.cpu().numpy(), proposals.objectness_logits.cpu().numpy()
 
@@ -97,7 +101,7 @@ def _load_model(cfg: CfgNode) -> torch.nn.Module:
     weights = cfg.MODEL.WEIGHTS
     if not weights:
         raise ValueError("no weights: give a checkpoint of the model, or MODEL.WEIGHTS in its config")
-    model = build_model(cfg).eval()
+    model: torch.nn.Module = build_model(cfg).eval()
     checkpointer = CheckedCheckpointer(model, save_to_disk=False)
     checkpointer.load(weights)
     missing = [
@@ -110,7 +114,7 @@ def _load_model(cfg: CfgNode) -> torch.nn.Module:
 
 
 def _config_digest(cfg: CfgNode) -> str:
-    """Of all that boxes can depend on, without the place of the weights and of the computation."""
+    """Digest of all keys that the boxes can depend on; where weights and model lie is left out."""
     cfg = cfg.clone()
     cfg.MODEL.WEIGHTS = cfg.MODEL.DEVICE = ""
     text = "\n".join(section.dump() for section in (cfg.MODEL, cfg.INPUT))

@@ -1,4 +1,4 @@
-"""Selective Search proposals (Uijlings et al., IJCV 2013), searched by OpenCV's contrib module ``ximgproc``.
+"""Selective Search proposals (Uijlings et al., IJCV 2013), computed by OpenCV's contrib module ``ximgproc``.
 
 Shape letters: n = boxes of one image.
 """
@@ -8,7 +8,7 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .generation import unique_images
@@ -32,25 +33,25 @@ logger = logging.getLogger(__name__)
 
 
 def selective_search(
-    image_bgr: np.ndarray, mode: str = "fast", scale: float = 1.0, min_size: float = _MIN_SIZE
-) -> np.ndarray:
-    """Search one image for boxes that may hold an object.
+    image_bgr: NDArray[Any], mode: str = "fast", scale: float = 1.0, min_size: float = _MIN_SIZE
+) -> NDArray[Any]:
+    """Search one image for boxes that may contain an object.
+
+    OpenCV shuffles the boxes by C's ``rand()``, so their order differs on every call. Here it is a fixed
+    permutation of the sorted boxes, equally unrelated to quality: the result depends on the image alone, and
+    its first k boxes are a random sample of all.
 
     Args:
         image_bgr: (H, W, 3) uint8.
-        mode: "fast" (2 colour spaces, 3 segmentations, 2 similarities) or "quality" (5, 5 and 4: about ten
-            times the time, several times the boxes).
-        scale: the image is resized by it for the search, which makes small scales fast and blind to small
-            objects; the boxes come back in pixels of the image given.
-        min_size: boxes with a side shorter than this many pixels of the image given are dropped.
+        mode: "fast" (2 colour spaces, 3 segmentations, 2 similarities), or "quality" (5, 5 and 4), which is
+            slower and gives more boxes.
+        scale: factor by which the image is resized for the search; a small one is faster but misses small
+            objects. Boxes are returned in pixels of the given image.
+        min_size: boxes with a side shorter than this many pixels of the given image are dropped.
 
     Returns:
         (n, 4) float32 XYXY_ABS boxes with x2 = x + width, inside the image, no two equal. The whole image is
-        always among them, so n is 0 only for an image smaller than ``min_size``.
-
-    OpenCV orders the boxes by numbers of C's ``rand()``: another order on every call. Here the order is a
-    fixed permutation of the sorted boxes instead, equally unrelated to quality, so a result depends on the
-    image alone and its first k boxes are a fair sample of all.
+        always among them, so n is 0 only for an image smaller than `min_size`.
 
     Raises:
         ValueError: a wrong image, mode, scale or min_size.
@@ -75,26 +76,27 @@ def generate_selective_search(
     mode: str = "fast",
     scale: float = 1.0,
     progress: bool = True,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     """Search every image of a data set, in parallel processes.
 
     Args:
         dataset_dicts: dicts in Detectron2's format, of which ``file_name`` and ``image_id`` are read. An
             image that is listed twice is searched once.
-        workers: processes; None means one per available core, 1 none beside this one. The result does not
-            depend on it. With more than 1 the calling script needs an ``if __name__ == "__main__"`` guard.
-        mode, scale: see :func:`selective_search`.
+        workers: processes; None: one per available core; 1: this process searches. The result does not depend
+            on it. With more than 1 the calling script needs an ``if __name__ == "__main__"`` guard.
+        mode: see `selective_search`.
+        scale: see `selective_search`.
         progress: show a progress bar on stderr.
 
     Returns:
-        image id -> (boxes (n, 4) float32 XYXY_ABS, scores (n,) float32), in the order of ``dataset_dicts``.
-        Selective Search has no score. These are 0, -1, -2, ...: they say nothing about quality and only make
-        a later sort keep the order of :func:`selective_search`.
+        image id -> (boxes (n, 4) float32 XYXY_ABS, scores (n,) float32), in the order of `dataset_dicts`.
+        Selective Search has no scores: they are 0, -1, -2, ..., so that a later sort keeps the order of
+        `selective_search`, and say nothing about quality.
 
     Raises:
-        FileNotFoundError, ValueError: an image that is missing or unreadable, by name; one id for two files;
-            a wrong option.
-        ImportError: see :func:`selective_search`.
+        FileNotFoundError: a missing image, by name.
+        ValueError: an unreadable image, by name; one id for two files; a wrong option.
+        ImportError: see `selective_search`.
     """
     records = unique_images(dataset_dicts)
     method = SelectiveSearch(mode, scale, workers)
@@ -105,9 +107,7 @@ def generate_selective_search(
 
 @dataclass(frozen=True)
 class SelectiveSearch:
-    """Selective Search as a method of :func:`generate_proposals`; arguments, scores and errors are those of
-    :func:`generate_selective_search`.
-    """
+    """Selective Search as a `ProposalMethod`, with the options of `generate_selective_search`."""
 
     mode: str = "fast"
     scale: float = 1.0
@@ -128,7 +128,9 @@ class SelectiveSearch:
         options = {"mode": self.mode, "scale": float(self.scale), "min_size": _MIN_SIZE}
         return {**options, "opencv": cv2.__version__}
 
-    def __call__(self, records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __call__(
+        self, records: Sequence[Mapping[str, Any]]
+    ) -> Generator[tuple[NDArray[Any], NDArray[Any]], None, None]:
         files = [record["file_name"] for record in records]
         workers = min(self.workers or _num_cores(), len(files))
         message = "Selective Search (%s, scale %g): %d images, %d processes"
@@ -139,12 +141,14 @@ class SelectiveSearch:
                 yield boxes, _descending(len(boxes))
 
 
-def _descending(num: int) -> np.ndarray:
+def _descending(num: int) -> NDArray[Any]:
     return -np.arange(num, dtype=np.float32)
 
 
-def _map(search, files: list[str], workers: int) -> Iterator[np.ndarray]:
-    """Results in the order of ``files``. On an error or Ctrl-C what has not begun is dropped."""
+def _map(
+    search: Callable[[str], NDArray[Any]], files: list[str], workers: int
+) -> Generator[NDArray[Any], None, None]:
+    """Results in the order of `files`. On an error or Ctrl-C, images not yet begun are dropped."""
     if workers <= 1:
         yield from map(search, files)
         return
@@ -164,12 +168,12 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)  # the processes use all cores already
 
 
-def _search_file(file_name: str, mode: str, scale: float) -> np.ndarray:
+def _search_file(file_name: str, mode: str, scale: float) -> NDArray[Any]:
     return selective_search(_read_image(file_name), mode, scale)
 
 
-def _read_image(file_name: str) -> np.ndarray:
-    """(H, W, 3) uint8 BGR, turned as its EXIF orientation says, as Detectron2 does."""
+def _read_image(file_name: str) -> NDArray[Any]:
+    """(H, W, 3) uint8 BGR, rotated by its EXIF orientation as in Detectron2."""
     import cv2
 
     if not os.path.isfile(file_name):
@@ -180,7 +184,7 @@ def _read_image(file_name: str) -> np.ndarray:
     return image
 
 
-def _resize(image: np.ndarray, scale: float) -> np.ndarray:
+def _resize(image: NDArray[Any], scale: float) -> NDArray[Any]:
     import cv2
 
     if scale == 1:
@@ -190,22 +194,22 @@ def _resize(image: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=interpolation)
 
 
-def _search(image: np.ndarray, mode: str) -> np.ndarray:
-    """(n, 4) int XYXY boxes of ``image``, distinct, in a fixed order."""
+def _search(image: NDArray[Any], mode: str) -> NDArray[Any]:
+    """(n, 4) int XYXY boxes of `image`, distinct, in a fixed order."""
     searcher = _segmentation_module().createSelectiveSearchSegmentation()
     searcher.setBaseImage(image)
     if mode == "fast":
         searcher.switchToSelectiveSearchFast()
     else:
         searcher.switchToSelectiveSearchQuality()
-    boxes = np.asarray(searcher.process(), dtype=np.int64).reshape(-1, 4)
+    boxes: NDArray[Any] = np.asarray(searcher.process(), dtype=np.int64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    boxes = np.unique(boxes, axis=0)  # sorted, whatever the order was
-    # RandomState, since numpy promises that its numbers never change.
+    boxes = np.unique(boxes, axis=0)  # also sorts them
+    # RandomState: NumPy guarantees that its stream never changes.
     return boxes[np.random.RandomState(_ORDER_SEED).permutation(len(boxes))]
 
 
-def _segmentation_module():
+def _segmentation_module() -> Any:
     try:
         import cv2
 
@@ -219,7 +223,7 @@ def _segmentation_module():
 
 
 def _num_cores() -> int:
-    """Cores this process may use: fewer than the machine has under taskset or a batch system."""
+    """Number of cores this process may use; taskset or a batch system may limit it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,6 +1,6 @@
-"""The store: proposals in one safetensors file that is mapped into memory instead of being read.
+"""The store: proposals in one safetensors file, which is memory-mapped instead of being read.
 
-T boxes of n images; the ids have B bytes.
+Shape letters: T = boxes of all images, n = images, B = bytes of all image ids.
 
 =============  ============  ====================================================================
 tensor         shape, dtype  meaning
@@ -14,9 +14,10 @@ tensor         shape, dtype  meaning
 ``ids``        (B,) U8       UTF-8
 =============  ============  ====================================================================
 
-They are written in this order, so that each is aligned and boxes come before T is known; any order is read.
-The metadata are strings: ``format`` and ``version`` of the file, ``box_convention`` (XYXY_ABS), ``tool``, and
-what the writer adds (``method``, ``parameters``, ``dataset``). Equal content gives equal bytes.
+They are written in this order, in which each is aligned and boxes can be written before T is known; a reader
+takes any order. The metadata are strings: ``format`` and ``version`` of the file, ``box_convention``
+(XYXY_ABS), ``tool``, and what the caller adds (``method``, ``parameters``, ``dataset``). Equal content gives
+equal bytes.
 """
 
 import json
@@ -29,9 +30,11 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from ..utils.files import atomic_file
@@ -43,8 +46,8 @@ from .mapping import Proposals
 __all__ = ["FORMAT", "ProposalWriter", "is_store", "read_store", "write_proposals"]
 
 FORMAT, VERSION = "ohem_d2.proposals", "1"
-# Name -> dtype and trailing shape, in the order of the file.
-TENSORS = {
+# Name -> dtype and shape after the first dimension, in the order of the file.
+TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
     "boxes": ("F32", (4,)),
     "offsets": ("I64", ()),
     "id_offsets": ("I64", ()),
@@ -53,14 +56,15 @@ TENSORS = {
     "scores": ("F32", ()),
     "ids": ("U8", ()),
 }
-DTYPES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
 
-_HEADER_ROOM = 1024  # for the sizes of the tensors, which are known last
+# Bytes reserved in the header for the shapes of the tensors, which are known last.
+_HEADER_ROOM = 1024
 _BUFFER = 2**22
 
 
 def is_store(start: bytes) -> bool:
-    """Whether a file that begins with these bytes (9 or more) is in safetensors format."""
+    """Whether `start`, the first bytes of a file, is that of a safetensors file; false if fewer than 9."""
     return len(start) >= 9 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 10**8
 
 
@@ -69,7 +73,7 @@ def read_store(path: str | Path) -> Proposals:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another format or version, or a file that is truncated or damaged; one line.
+        ValueError: another format or version, or a file that is truncated or damaged.
     """
     path = os.path.abspath(path)
     shapes, metadata = _read_header(path)
@@ -89,20 +93,25 @@ def read_store(path: str | Path) -> Proposals:
 
 
 class ProposalWriter:
-    """Writes a store image by image: what is kept in memory is the ids, 4 bytes per box go to a second temporary
-    file. Used by ``with``; the file appears when the block ends, and nothing is left if it fails::
+    """Writes a store image by image.
+
+    Only the ids stay in memory; the scores, 4 bytes per box, wait in a second temporary file. Use it in a
+    ``with`` block: the file appears when the block ends, and nothing is left if it fails::
 
         with ProposalWriter(path, {"method": "mine"}) as writer:
             writer.add("000001", boxes, scores)
     """
 
     def __init__(self, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
-        """Args:
-        path: file to write; missing folders are made.
-        metadata: how the proposals were made: ``method``, ``parameters``, ``dataset`` or what you like.
-            Values other than strings are stored as JSON.
+        """Prepare a store; files are created when the ``with`` block is entered.
+
+        Args:
+            path: file to write; missing folders are created.
+            metadata: how the proposals were made: ``method``, ``parameters``, ``dataset`` or any other keys.
+                Values other than strings are stored as JSON.
         """
-        self._path, self._ids, self._counts = Path(path), {}, [0]
+        self._path, self._counts = Path(path), [0]
+        self._ids: dict[str, None] = {}
         own = {"format": FORMAT, "version": VERSION, "box_convention": "XYXY_ABS"}
         given = {key: _text(value) for key, value in (metadata or {}).items()}
         self._metadata = dict(sorted({"tool": f"ohem_d2 {__version__}", **given, **own}.items()))
@@ -124,7 +133,7 @@ class ProposalWriter:
         """Write the proposals of one image: (n, 4) XYXY_ABS boxes and (n,) scores, in any order.
 
         Raises:
-            ValueError: an id that came before; arrays that :class:`Proposals` refuses.
+            ValueError: a repeated id, or arrays that `Proposals` refuses.
         """
         text = image_id_text(image_id, str(self._path))
         if text in self._ids:
@@ -135,7 +144,9 @@ class ProposalWriter:
         self._file.write(boxes.astype(DTYPES["F32"], copy=False).tobytes())
         self._scores.write(scores.astype(DTYPES["F32"], copy=False).tobytes())
 
-    def __exit__(self, kind, error, trace) -> bool | None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
         if kind is not None:
             return self._stack.__exit__(kind, error, trace)
         with self._stack:
@@ -159,19 +170,19 @@ class ProposalWriter:
 
 def write_proposals(
     path: str | Path,
-    proposals: Mapping[Any, tuple[np.ndarray, np.ndarray]],
+    proposals: Mapping[Any, tuple[NDArray[Any], NDArray[Any]]],
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a store, all or nothing: an older file stays until the new one is whole and on the disk.
+    """Write a store; an existing file is replaced only once the new one is complete and on disk.
 
     Args:
-        path: file to write, ``*.safetensors`` by custom; missing folders are made.
+        path: file to write, ``*.safetensors`` by convention; missing folders are created.
         proposals: any mapping from image id to (boxes (n, 4) XYXY_ABS, scores (n,)). Each image is checked
-            and sorted as :class:`Proposals` does it; one at a time is in memory if the mapping allows.
-        metadata: see :class:`ProposalWriter`; default: that of ``proposals``, if it has any.
+            and sorted as in `Proposals`; only one at a time is in memory, if the mapping is lazy.
+        metadata: see `ProposalWriter`; default: that of `proposals`, if it has any.
 
     Raises:
-        ValueError: as :class:`Proposals`; nothing is written then.
+        ValueError: as in `Proposals`; nothing is written then.
     """
     if metadata is None:
         metadata = getattr(proposals, "metadata", {})
@@ -185,7 +196,8 @@ def _text(value: Any) -> str:
 
 
 def _header(sizes: Mapping[str, int], metadata: Mapping[str, str]) -> bytes:
-    entries, begin = {"__metadata__": dict(metadata)}, 0
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    begin = 0
     for name, (dtype, tail) in TENSORS.items():
         shape = [sizes[name], *tail]
         end = begin + DTYPES[dtype].itemsize * math.prod(shape)
@@ -195,7 +207,7 @@ def _header(sizes: Mapping[str, int], metadata: Mapping[str, str]) -> bytes:
 
 
 def _read_header(path: str) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Name -> shape in the order of the file, covered exactly (the library checks), and the metadata."""
+    """Shapes by name, in the order of the file, and metadata; the library checks that they cover the file."""
     try:
         with safe_open(path, framework="numpy") as file:
             metadata, names = file.metadata() or {}, file.offset_keys()
@@ -226,7 +238,7 @@ def _check_lengths(path: str, lengths: Mapping[str, int]) -> None:
         raise ValueError(f"{path}: the tables of images and ids differ in length: {dict(lengths)}")
 
 
-def _views(content: mmap.mmap, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _views(content: mmap.mmap, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
     arrays, begin = {}, 8 + struct.unpack("<Q", content[:8])[0]
     for name, shape in shapes.items():
         dtype = DTYPES[TENSORS[name][0]]
@@ -240,7 +252,7 @@ def _state(status: os.stat_result) -> tuple[int, int]:
 
 
 def _reopen(path: str, state: tuple[int, int]) -> Proposals:
-    """What a pickle holds: the same file, in another process."""
+    """Open the file of a pickled `Proposals` in another process; it must not have changed."""
     if _state(os.stat(path)) != state:
         raise ValueError(f"{path} has changed since it was opened")
     return read_store(path)

@@ -1,1 +1,1 @@
-"""What several rooms share: wording of messages, files written whole, headers of images, checkpoints."""
+"""Helpers that several packages share: messages, atomic files, image headers, checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints: which images their weights are for, and loading that reports or refuses what does not fit."""
+"""Checkpoints: the image format of their weights, and loading that refuses weights that do not fit."""
 
 import os
 import pickle
@@ -15,11 +15,11 @@ FORMATS = ("BGR", "RGB")
 
 @dataclass(frozen=True)
 class ImageInput:
-    """How a network takes images: as ``(pixel - pixel_mean) / pixel_std``, channels in the order `format`."""
+    """The input of a network: ``(pixel - pixel_mean) / pixel_std``, with channels in the order `format`."""
 
     # "BGR" or "RGB", as INPUT.FORMAT.
     format: str
-    # Of pixels in [0, 255], in that order, as MODEL.PIXEL_MEAN and MODEL.PIXEL_STD.
+    # For pixels in [0, 255], in the order of the channels, as MODEL.PIXEL_MEAN and MODEL.PIXEL_STD.
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
 
@@ -49,21 +49,23 @@ class ImageInput:
 class CheckedCheckpointer(DetectionCheckpointer):
     """`DetectionCheckpointer` that refuses weights which can only be a mistake.
 
-    Parameters that the file lacks, has in another shape or has too many are warned of by name, as in Detectron2: a
-    detector that starts from a classification network lacks some.
+    As in Detectron2, the log warns of parameters that are missing from the file, unexpected or of another
+    shape: a detector that starts from a classification network lacks some.
 
     Attributes:
-        missing_keys: of the model's state dict, those that the file loaded last lacks.
+        missing_keys: keys of the model's state dict that the file loaded last lacks.
     """
 
     missing_keys: Sequence[str] = ()
     _path = ""
 
     def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
-        """Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file cannot be read; no parameter of it fits the model; or it is for images
-            of another format, mean or std than the model's (see ``tools/convert_weights.py``).
+        """Load a checkpoint.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file cannot be read, no parameter of it fits the model, or it is for images of
+                another format, mean or std than the model's (see ``tools/convert_weights.py``).
         """
         self._path = path
         parsed = urlparse(path or "")
@@ -96,10 +98,10 @@ class CheckedCheckpointer(DetectionCheckpointer):
 
 
 def check_input(checkpoint: dict[str, Any], model: nn.Module, path: str) -> None:
-    """Check that `model` takes images as the weights in `checkpoint` do, where that is recorded.
+    """Check that `model` has the image input that is recorded in `checkpoint`, if any.
 
     Raises:
-        ValueError: it does not, with the keys to set.
+        ValueError: it has another one; the message gives the keys to set.
     """
     if "image_input" not in checkpoint or not hasattr(model, "pixel_mean"):
         return

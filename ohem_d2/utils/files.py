@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 import os
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ __all__ = ["atomic_file"]
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file to write that becomes ``path`` when the block ends, and is gone if the block fails.
+    """Open a binary file that becomes `path` when the block ends, and is removed if the block fails.
 
-    Whoever opens ``path`` finds the old file or the whole new one, whatever is killed when: the bytes go to a
-    temporary file beside it, reach the disk, and only then take the name. Missing folders are made.
+    At any moment, also after a crash, `path` is the old file or the complete new one: the bytes go to a
+    temporary file beside it, are synced to disk, and the file is then renamed. Missing folders are created.
 
     Raises:
-        OSError: the folder cannot be written, the disk is full.
+        OSError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name itself last; where folders cannot be opened (Windows) there is nothing to do."""
+    """Sync the rename to disk; does nothing where folders cannot be opened (Windows)."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

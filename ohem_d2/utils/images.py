@@ -1,4 +1,4 @@
-"""Headers of images."""
+"""Reading the size of an image from its header."""
 
 from pathlib import Path
 
@@ -6,15 +6,16 @@ from PIL import Image, UnidentifiedImageError
 
 __all__ = ["read_image_size"]
 
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: those by a quarter
+# The EXIF tag of the orientation, and its values that swap width and height.
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of an image as Detectron2 reads it, turned as its EXIF orientation says.
+    """Width and height of an image as Detectron2 reads it, that is, rotated by its EXIF orientation.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no header that can be read.
+        ValueError: the header cannot be read.
     """
     try:
         with Image.open(path) as image:

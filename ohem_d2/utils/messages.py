@@ -1,4 +1,4 @@
-"""Wording shared by the errors and warnings of the data room."""
+"""Formatting of values in errors and warnings."""
 
 import os
 import reprlib
@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable
 
 
 def name_some(items: Collection[object], limit: int = 5) -> str:
-    """The first ``limit`` items joined by commas, and how many more there are: "a, b and 3 more"."""
+    """The first `limit` items, joined by commas, and how many more there are: "a, b and 3 more"."""
     shown = ", ".join(str(item) for item, _ in zip(items, range(limit)))
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
 
 
 def other_form(image_id: str, known_ids: Iterable[str]) -> str:
-    """A hint, if the known ids have the image under another form: a path, or without leading zeros."""
+    """A hint, if a known id differs from an unknown one only in folder, suffix or leading zeros; else ""."""
     other = next((known for known in known_ids if _bare(known) == _bare(image_id)), None)
     return f" (the file has {other!r}; ids are compared as strings)" if other is not None else ""
 
@@ -26,5 +26,5 @@ _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 60, 60
 
 
 def brief(value: object) -> str:
-    """``repr``, cut short before it is made: nested lists of a hostile file would fill the memory."""
+    """A short ``repr``, truncated while it is made: nested lists of an untrusted file could fill memory."""
     return " ".join(_REPR.repr(value).split())[:100]

@@ -1,4 +1,4 @@
-"""Pictures of what was mined and detected, and charts of proposals."""
+"""Boxes drawn on images, and charts of proposal files."""
 
 from .pictures import draw_boxes, tile
 from .proposal_charts import plot_inspections

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# One colour per class, by its place in the list of classes; they stay apart for the colour-blind (Okabe and Ito).
+# One colour per class, by its index; the colour-blind can tell them apart (Okabe and Ito).
 PALETTE = (
     (230, 159, 0),
     (86, 180, 233),
@@ -32,8 +32,9 @@ def draw_boxes(
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        boxes: (n, 4) XYXY_ABS in pixels of the image; later ones lie on top.
-        classes: (n,) in [0, num_classes]; `num_classes` is the background, drawn grey.
+        boxes: (n, 4) XYXY_ABS in pixels of the image; later ones are drawn on top.
+        classes: (n,) in [0, num_classes].
+        num_classes: number of foreground classes; also the label of the background, drawn grey.
         texts: (n,) written at the upper left corner of each box.
         width: of the lines, in pixels.
 
@@ -58,12 +59,12 @@ def draw_boxes(
 
 
 def tile(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], gap: int = 6) -> np.ndarray:
-    """Images in rows and columns, with a title above each column.
+    """Arrange images in rows and columns, with a title above each column.
 
     Args:
         rows: images (H, W, 3) uint8, all of the same size; one per title in each row.
-        titles: of the columns.
-        gap: white pixels between images.
+        titles: one per column.
+        gap: number of white pixels between images.
 
     Returns:
         (H', W', 3) uint8.

@@ -1,4 +1,4 @@
-"""Charts of proposal files side by side."""
+"""Charts that compare proposal files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +19,10 @@ _COLOURS = [tuple(channel / 255 for channel in PALETTE[i]) for i in (4, 0, 2, 5)
 
 
 def plot_inspections(inspections: Sequence[Inspection], path: str | Path) -> None:
-    """Draw boxes per image and box sizes, and with a data set recall and average recall, as a PNG.
+    """Plot boxes per image and box sizes, and with a data set recall and average recall, as a PNG.
 
     Args:
-        inspections: one per file, of the same data set or all without; up to four have colours of their own.
+        inspections: one per file, all with the same data set or all without; colours repeat after four.
         path: file to write; it appears whole or not at all.
     """
     from matplotlib.figure import Figure  # here, since pictures need no matplotlib
@@ -55,7 +55,7 @@ def _plot_sizes(axis: "Axes", inspections: Sequence[Inspection]) -> None:
     bars = [(i.name, i.sizes / max(i.sizes.sum(), 1)) for i in inspections]
     labels = [f"{low:g}-{high:g}" for low, high in zip(SIZES[:-2], SIZES[1:-1])] + [f"{SIZES[-2]:g}+"]
     _bars(axis, bars, labels)
-    axis.set(title="Sizes of the boxes", xlabel="root of the area (pixels)", ylabel="part of the boxes")
+    axis.set(title="Box sizes", xlabel="square root of the area (pixels)", ylabel="fraction of the boxes")
 
 
 def _plot_recall(axis: "Axes", inspections: Sequence[Inspection]) -> None:

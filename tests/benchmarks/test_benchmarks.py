@@ -164,11 +164,11 @@ def test_all_loaders_read_the_same_boxes_within_their_images(load_script, tmp_pa
         assert (boxes[:, 2:] >= boxes[:, :2] + 1).all()
 
 
-def test_mining_with_a_step_undone_selects_the_same_and_waits_more(run):
+def test_mining_with_a_step_undone_selects_the_same_and_synchronises_more(run):
     undone = ("as it is", "Detectron2's matcher", "Detectron2's pooler", "256 RoIs at a time")
     results = run("bm_mining", *TINY, "--steps", *undone)
     syncs = {name: of_step["syncs"] for name, of_step in results["steps"].items()}
-    # An assertion for each of 2 images; numbers of RoIs that Detectron2's pooler copies to the device, and looks up there.
+    # One assertion for each of 2 images; Detectron2's pooler copies the numbers of RoIs and reads them back.
     assert syncs == {
         "as it is": 2,
         "Detectron2's matcher": 4,
@@ -194,7 +194,7 @@ def test_mining_takes_the_boxes_of_a_file(run, tmp_path):
 def test_an_iteration_of_each_arm_is_counted(run):
     arms = run("bm_train_step", *TINY, "--count")["arms"]
     assert len(arms) == 6 and arms["ohem"]["syncs"] == arms["standard"]["syncs"] + 2
-    # All 40 RoIs of an image are within the budget: a pass to rank them is all that is added, and the naive way needs none.
+    # All 40 RoIs of an image are within the budget: mining only adds a pass to rank them, the naive way none.
     assert arms["all RoIs"]["GFLOP"] == arms["ohem naive"]["GFLOP"] < arms["ohem"]["GFLOP"]
     assert arms["standard"]["GFLOP"] < arms["ohem"]["GFLOP"]
 

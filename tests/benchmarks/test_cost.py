@@ -1,4 +1,6 @@
-"""What mining costs, counted: operations, waits of the host, bytes. Never seconds."""
+"""The cost of mining, counted in operations, host-device synchronisations and bytes, never in seconds."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -30,29 +32,25 @@ def mining(heads, inputs):
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 8])
-def test_the_host_waits_twice_however_many_images(storage, measure, num_images):
+def test_mining_synchronises_twice_however_many_images(storage, measure, num_images):
     # For the survivors of NMS; for how many are selected of each image, with the statistics.
     run = mining(build_heads(*SINGLE_LEVEL), make_inputs(num_images))
     assert counted(measure, run)[1] == 2
 
 
-def test_the_host_waits_once_more_in_each_chunk_on_several_levels(storage, measure):
+def test_mining_synchronises_once_more_in_each_chunk_on_several_levels(storage, measure):
     heads, inputs = build_heads("MODEL.OHEM.READONLY_CHUNK", "20"), make_inputs(2, num_proposals=40)
     assert counted(measure, mining(heads, inputs))[1] == 2 + 4
 
 
-def test_the_host_waits_once_from_the_losses_to_the_indices(measure):
+def test_selection_synchronises_once_from_the_losses_to_the_indices(measure):
     boxes = torch.rand(500, 2).repeat(1, 2) * 100 + torch.tensor([0.0, 0.0, 20.0, 20.0])
     ids = torch.arange(500) % 4
     losses = torch.rand(500)
-    for args, waits in (((0.7,), 1), ((None,), 0), ((0.7, ids), 1)):
+    for args, syncs in (((0.7,), 1), ((None,), 0), ((0.7, ids), 1)):
         for num_images in (None, 4):
-            assert (
-                counted(
-                    measure, lambda: rank_hard_rois(losses, boxes, ids, 16, *args, num_images=num_images)
-                )[1]
-                == waits
-            )
+            rank = partial(rank_hard_rois, losses, boxes, ids, 16, *args, num_images=num_images)
+            assert counted(measure, rank)[1] == syncs
 
 
 def test_the_number_of_operations_does_not_grow_with_the_proposals(storage, measure):
@@ -64,7 +62,7 @@ def test_the_number_of_operations_does_not_grow_with_the_proposals(storage, meas
 def test_the_read_only_pass_of_more_proposals_takes_no_more_memory_for_its_features(storage, measure):
     heads = build_heads(*SINGLE_LEVEL, "MODEL.OHEM.READONLY_CHUNK", "200")
     peaks = {n: _peak(measure, heads, n) for n in (2000, 4000)}
-    # A pooled RoI of 8 x 3 x 3 floats has 288 bytes; what grows is a candidate's loss, its label and its boxes.
+    # A pooled RoI of 8 x 3 x 3 floats has 288 bytes; only a candidate's loss, label and boxes take more.
     assert peaks[4000] - peaks[2000] < 2000 * 64
 
 

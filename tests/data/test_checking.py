@@ -23,7 +23,7 @@ def voc(make_voc, tmp_path):
 
 @pytest.fixture
 def coco(make_voc, tmp_path):
-    """``coco(change)``: a data set of one image of 40 x 30, after ``change(content)``; what the check finds."""
+    """``coco(change)``: the report on a data set of one image of 40 x 30, after ``change(content)``."""
     (make_voc({"a": []}, name="coco") / "JPEGImages").rename(tmp_path / "coco/images")
     (tmp_path / "catalog.yaml").write_text(COCO)
     register_catalog(tmp_path / "catalog.yaml")

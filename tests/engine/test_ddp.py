@@ -19,7 +19,8 @@ from ohem_d2.engine.accumulation import AccumulatingTrainer
 from ..builders import random_boxes, tiny_cfg
 
 SMALL_RCNN = (
-    "MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64",
+    "MODEL.BACKBONE.NAME", "build_resnet_backbone",
+    "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64",
     "MODEL.RESNETS.OUT_FEATURES", "['res3']", "MODEL.ROI_HEADS.IN_FEATURES", "['res3']",
     "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals", "MODEL.LOAD_PROPOSALS", "True",
     "MODEL.PIXEL_STD", "[57.0, 57.0, 57.0]",

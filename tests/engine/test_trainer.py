@@ -6,7 +6,10 @@ from detectron2.evaluation import DatasetEvaluator
 from ohem_d2.data import write_proposals
 from ohem_d2.engine import OHEMTrainer, load_config
 
-CATALOG = "toy: {format: voc, root: voc, splits: [train], classes: [cat, dog], proposals: ./proposals.safetensors}\n"
+CATALOG = (
+    "toy: {format: voc, root: voc, splits: [train], classes: [cat, dog], "
+    "proposals: ./proposals.safetensors}\n"
+)
 
 
 @pytest.fixture
@@ -26,8 +29,9 @@ def make_cfg(tmp_path, make_voc, monkeypatch):
     def make(name, *opts):
         return load_config(
             "configs/Base-FastRCNN-small.yaml",
-            ["MODEL.ROI_HEADS.NAME", "OHEMROIHeads", "MODEL.ROI_HEADS.NUM_CLASSES", "2", "DATASETS.CATALOG",
-             f"('{tmp_path}/catalog.yaml',)", "DATASETS.TRAIN", "('toy_train',)", "DATASETS.TEST", "('toy_train',)",
+            ["MODEL.ROI_HEADS.NAME", "OHEMROIHeads", "MODEL.ROI_HEADS.NUM_CLASSES", "2",
+             "DATASETS.CATALOG", f"('{tmp_path}/catalog.yaml',)",
+             "DATASETS.TRAIN", "('toy_train',)", "DATASETS.TEST", "('toy_train',)",
              "INPUT.MIN_SIZE_TRAIN", "(32,)", "INPUT.MIN_SIZE_TEST", "32", "INPUT.RANDOM_FLIP", "none",
              "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "6",
              "SOLVER.WARMUP_ITERS", "0", "SOLVER.STEPS", "(5,)", "OUTPUT_DIR", str(tmp_path / name), *opts],
@@ -87,11 +91,11 @@ def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_checkpoint(make
 
 
 def test_accumulated_batches_train_as_one_big_batch(make_cfg):
-    """Both images in one batch, or one after the other: the loader's order is the same, b = 8 RoIs come from each."""
-    # Batch normalisation sees each batch by itself, so it is frozen here. Two iterations: the second has momentum; after
-    # more of them a rounding error can select another RoI.
-    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "DATALOADER.ASPECT_RATIO_GROUPING", "False",
-            "SOLVER.MAX_ITER", "2"]  # fmt: skip
+    """Both images in one batch, or one after the other, in the loader's order, with b = 8 RoIs from each."""
+    # Batch normalisation sees each batch by itself, so it is frozen here. Two iterations: the second has
+    # momentum; after more of them a rounding error can select another RoI.
+    opts = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8",
+            "DATALOADER.ASPECT_RATIO_GROUPING", "False", "SOLVER.MAX_ITER", "2"]  # fmt: skip
     big = train(make_cfg("big", *opts))
     small = train(make_cfg("small", *opts, "SOLVER.IMS_PER_BATCH", "1", "SOLVER.ACCUMULATE", "2"))
     for name, value in big.items():

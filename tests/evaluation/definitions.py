@@ -62,7 +62,7 @@ def draw_detections(objects, sizes, classes, seed):
         objects: image -> [(class, box, difficult)], boxes in pixels from 1.
 
     Returns:
-        [(image, class, score, box)], boxes in tenths of a pixel, scores in steps of 0.01, so that many are equal.
+        [(image, class, score, box)], boxes in tenths of a pixel, scores in steps of 0.01, so that many tie.
     """
     rng, detections = random.Random(seed), []
     for image, found in objects.items():

@@ -14,16 +14,18 @@ FAMILIES = {
     "standard": (HEADS, "StandardROIHeads"),
     "mined": (HEADS, "OHEMROIHeads"),
     "agnostic": ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"),
-    "res5": (HEADS, "Res5ROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", "['p3']", "MODEL.RESNETS.RES2_OUT_CHANNELS", "2",
-             "MODEL.RESNETS.WIDTH_PER_GROUP", "1", "MODEL.RESNETS.NORM", "''"),
+    "res5": (HEADS, "Res5ROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", "['p3']",
+             "MODEL.RESNETS.RES2_OUT_CHANNELS", "2", "MODEL.RESNETS.WIDTH_PER_GROUP", "1",
+             "MODEL.RESNETS.NORM", "''"),
     "cascade": (HEADS, "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"),
     "mask": ("MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead",
              "MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8"),
-    "keypoint": ("MODEL.KEYPOINT_ON", "True", "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "(8,)",
-                 "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "3", "DATASETS.TRAIN", "('keypoints_coco_2017_train',)"),
+    "keypoint": ("MODEL.KEYPOINT_ON", "True", "DATASETS.TRAIN", "('keypoints_coco_2017_train',)",
+                 "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "(8,)", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "3"),
 }  # fmt: skip
-RPN = ("MODEL.PROPOSAL_GENERATOR.NAME", "RPN", "MODEL.LOAD_PROPOSALS", "False", "MODEL.RPN.IN_FEATURES", "['p2', 'p3']",
-       "MODEL.ANCHOR_GENERATOR.SIZES", "[[8], [16]]", "MODEL.RPN.POST_NMS_TOPK_TEST", "30")  # fmt: skip
+RPN = ("MODEL.PROPOSAL_GENERATOR.NAME", "RPN", "MODEL.LOAD_PROPOSALS", "False",
+       "MODEL.RPN.IN_FEATURES", "['p2', 'p3']", "MODEL.ANCHOR_GENERATOR.SIZES", "[[8], [16]]",
+       "MODEL.RPN.POST_NMS_TOPK_TEST", "30")  # fmt: skip
 AUG = ("TEST.AUG.ENABLED", "True", "TEST.AUG.MAX_SIZE", "200", "TEST.AUG.FLIP", "False", "TEST.AUG.MIN_SIZES")
 VOTING = ("TEST.BOX_VOTING.ENABLED", "True")
 SOFT = ("TEST.SOFT_NMS.ENABLED", "True")
@@ -33,8 +35,9 @@ SIZE = (60, 80)
 def cfg_of(*opts):
     """Tested at 64 pixels, on precomputed proposals unless `RPN` is among the options."""
     return tiny_cfg(
-        "MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.BACKBONE.NAME", "TinyBackbone", "MODEL.LOAD_PROPOSALS", "True",
-        "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals", "MODEL.PIXEL_STD", "[60.0, 60.0, 60.0]",
+        "MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.BACKBONE.NAME", "TinyBackbone",
+        "MODEL.LOAD_PROPOSALS", "True", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals",
+        "MODEL.PIXEL_STD", "[60.0, 60.0, 60.0]",
         "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "200", *opts,
     )  # fmt: skip
 
@@ -60,8 +63,15 @@ def record_of(tmp_path, num_proposals=40, seed=0):
         np.float32
     )
     boxes = boxes.clip(0, [SIZE[1], SIZE[0]] * 2).astype(np.float32)
-    return {"file_name": str(file), "image_id": str(seed), "height": SIZE[0], "width": SIZE[1], "proposal_boxes": boxes,
-            "proposal_objectness_logits": np.zeros(num_proposals, np.float32), "proposal_bbox_mode": BoxMode.XYXY_ABS}  # fmt: skip
+    return {
+        "file_name": str(file),
+        "image_id": str(seed),
+        "height": SIZE[0],
+        "width": SIZE[1],
+        "proposal_boxes": boxes,
+        "proposal_objectness_logits": np.zeros(num_proposals, np.float32),
+        "proposal_bbox_mode": BoxMode.XYXY_ABS,
+    }
 
 
 def inputs_of(cfg, record):

@@ -23,8 +23,8 @@ from .definitions import (
 
 YEARS = {"voc07": 2007, "voc12": 2012}
 VOC_CLASSES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa"
-    " train tvmonitor"
+    "aeroplane bicycle bird boat bottle bus car cat chair cow "
+    "diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"
 ).split()
 
 
@@ -63,7 +63,8 @@ def pets(make_voc, tmp_path):
 def test_two_objects_found_around_a_wrong_box(pets):
     """Right, wrong, right: (recall, precision) is (1/2, 1), (1/2, 1/2), (1, 2/3).
 
-    2007: recalls 0 to 0.5 have precision 1, 0.6 to 1 have 2/3: (6 + 5 * 2/3) / 11 = 28/33. 2012: 1/2 + 1/2 * 2/3 = 5/6.
+    2007: recalls 0 to 0.5 have precision 1, 0.6 to 1 have 2/3: (6 + 5 * 2/3) / 11 = 28/33.
+    2012: 1/2 + 1/2 * 2/3 = 5/6.
     """
     name = pets({"a": [("cat", (1, 1, 10, 10)), ("cat", (21, 11, 40, 30))]})
     detections = [
@@ -80,7 +81,7 @@ def test_two_objects_found_around_a_wrong_box(pets):
 
 
 def test_overlap_counts_the_last_pixel_and_must_exceed_the_threshold(pets):
-    """Box of 10 x 10 pixels, detection of 10 x 5 in it: IoU 1/2, not above 0.5; of 10 x 6: 0.6, right up to 0.55."""
+    """In a box of 10 x 10, one of 10 x 5 has IoU 1/2, not above 0.5; one of 10 x 6 is right up to 0.55."""
     name = pets({"a": [("cat", (1, 1, 10, 10))]})
     results = [
         feed(VOCEvaluator(name), [("a", "cat", 0.9, (1, 1, 10, y2))], ["cat", "dog"], "a") for y2 in (5, 6)
@@ -105,7 +106,7 @@ def test_any_number_of_detections_of_a_difficult_object_counts_for_nothing(pets,
 
 
 def test_equal_scores_count_in_the_order_of_the_images_whatever_the_sort_does_with_them(pets, monkeypatch):
-    """20 right ones of image a, then 20 wrong ones of b, in either order of the images, by a sort that turns ties around."""
+    """20 right ones of image a, then 20 wrong ones of b, in either order; the sort turns ties around."""
     monkeypatch.setattr(np, "argsort", lambda values: np.lexsort((-np.arange(len(values)), values)))
     name = pets({"a": [("cat", (1, 1 + i, 10 + i, 11 + i)) for i in range(20)], "b": []})
     wrong = [("b", "cat", 0.5, (1, 1 + i, 9, 9 + i)) for i in range(20)]
@@ -152,9 +153,10 @@ def test_the_ap_of_voc_needs_the_layout_of_voc():
 
 @pytest.fixture
 def sample(real_data, tmp_path):
-    """voc_sample, its objects as image -> [(class, box in pixels from 1, difficult)], and drawn detections."""
+    """voc_sample, its objects as image -> [(class, box in 1-based pixels, difficult)], random detections."""
     (tmp_path / "sample.yaml").write_text(
-        f"sample: {{format: voc, root: {real_data}/voc_sample, splits: [trainval], classes: [{', '.join(VOC_CLASSES)}]}}"
+        f"sample: {{format: voc, root: {real_data}/voc_sample, splits: [trainval], "
+        f"classes: [{', '.join(VOC_CLASSES)}]}}"
     )
     register_catalog(tmp_path / "sample.yaml")
     records = load_voc(real_data / "voc_sample", "trainval", VOC_CLASSES)
@@ -162,9 +164,10 @@ def sample(real_data, tmp_path):
     for record in records:
         sizes[record["image_id"]] = (record["width"], record["height"])
         objects[record["image_id"]] = [
-            (VOC_CLASSES[a["category_id"]], [int(a["bbox"][0]) + 1, int(a["bbox"][1]) + 1, *map(int, a["bbox"][2:])], a["difficult"])
+            (VOC_CLASSES[a["category_id"]], [int(x1) + 1, int(y1) + 1, int(x2), int(y2)], a["difficult"])
             for a in record["annotations"]
-        ]  # fmt: skip
+            for x1, y1, x2, y2 in [a["bbox"]]
+        ]
     assert sum(difficult for found in objects.values() for *_, difficult in found) == 38
     return objects, sizes
 
@@ -195,7 +198,7 @@ def test_the_ap_of_voc_is_that_of_its_definition(sample, seed, record_property):
 
 
 class IgnoringDifficult(COCOeval):
-    """pycocotools' evaluation with the flag that it would overwrite: ignored, unlike a crowd, at the usual overlap."""
+    """pycocotools' evaluation that keeps the flag ``ignore``: unlike a crowd, at the usual overlap."""
 
     def _prepare(self):
         super()._prepare()
@@ -210,7 +213,8 @@ def directly_with_pycocotools(objects, detections, folder):
         "categories": [{"id": n, "name": name} for n, name in enumerate(VOC_CLASSES)],
     }
     truth["annotations"] = [
-        {"id": 0, "image_id": i, "category_id": VOC_CLASSES.index(name), "bbox": [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1],
+        {"id": 0, "image_id": i, "category_id": VOC_CLASSES.index(name),
+         "bbox": [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1],
          "area": (x2 - x1 + 1) * (y2 - y1 + 1), "iscrowd": 0, "difficult": difficult}
         for i, found in objects.items() for name, (x1, y1, x2, y2), difficult in found
     ]  # fmt: skip

@@ -27,9 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
 IDS = ["2008_000001", "2008_000004", "2008_000005"]
 # Not trained: every class has about the same score.
 SMALL = [
-    "MODEL.LOAD_PROPOSALS", "True", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "20",
-    "INPUT.MIN_SIZE_TEST", "32", "DATALOADER.NUM_WORKERS", "0",
+    "MODEL.LOAD_PROPOSALS", "True", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0",
+    "TEST.DETECTIONS_PER_IMAGE", "20", "INPUT.MIN_SIZE_TEST", "32", "DATALOADER.NUM_WORKERS", "0",
 ]  # fmt: skip
+CONFIG = ROOT / "configs/Base-FastRCNN-small.yaml"
+TRAIN_NET = (sys.executable, ROOT / "train_net.py", "--config-file", CONFIG)
 
 
 def config(folder, names, *opts):
@@ -61,7 +63,8 @@ def pets(make_voc, tmp_path):
     make_voc({"a": [("cat", (5, 5, 30, 25))], "b": [("dog", (10, 4, 38, 28)), ("cat", (1, 1, 9, 9))]})
     propose(tmp_path / "proposals.safetensors", "ab", [[(4, 4, 30, 25)], [(9, 3, 38, 28), (0, 0, 9, 9)]])
     (tmp_path / "pets.yaml").write_text(
-        "pets: {format: voc, root: ./voc, splits: [train], classes: [cat, dog], year: 2007, proposals: ./proposals.safetensors}"
+        "pets: {format: voc, root: ./voc, splits: [train], classes: [cat, dog], year: 2007, "
+        "proposals: ./proposals.safetensors}"
     )
     register_catalog(tmp_path / "pets.yaml")
     return "pets_train"
@@ -83,7 +86,7 @@ def test_three_evaluators_share_one_data_set_and_one_report(pets, tmp_path):
         (key, name): None if np.isnan(v) else v for key, of in results.items() for name, v in of.items()
     }
     assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-cat", "AP-dog"} <= set(results["bbox"])
-    # One evaluator alone, named or by default (the data set is of 2007), calls its result "bbox", as Detectron2 does.
+    # The result of one evaluator, named or default (the data set is of 2007), is "bbox", as in Detectron2.
     for names in ("('voc07',)", "()"):
         alone = evaluate(config(tmp_path, [pets], *opts[:2], "TEST.EVALUATORS", names))
         assert alone == {"bbox": results["voc07"]}
@@ -99,8 +102,8 @@ def test_an_evaluator_that_does_not_exist_is_named(pets, tmp_path, names, messag
 
 
 def test_detections_of_no_image_leave_an_ap_of_zero(pets, tmp_path):
-    cfg = config(tmp_path, [pets], "MODEL.ROI_HEADS.NUM_CLASSES", "2", "TEST.EVALUATORS", "('voc07', 'voc12', 'coco')",
-                 "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.1")  # fmt: skip
+    opts = ["TEST.EVALUATORS", "('voc07', 'voc12', 'coco')", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.1"]
+    cfg = config(tmp_path, [pets], "MODEL.ROI_HEADS.NUM_CLASSES", "2", *opts)
     results = evaluate(cfg)
     assert results["voc07"]["AP"] == results["voc12"]["AP"] == 0
     assert all(np.isnan(value) for value in results["bbox"].values())  # Detectron2's: COCO has no word for it
@@ -109,7 +112,7 @@ def test_detections_of_no_image_leave_an_ap_of_zero(pets, tmp_path):
 
 @pytest.fixture
 def test_sets(tmp_path):
-    """Drawn VOC2012 and COCO test sets without annotations, as Detectron2's root has them, and their proposals."""
+    """VOC2012 and COCO test sets of noise, without annotations, as in Detectron2's root, and proposals."""
     voc, coco = tmp_path / "VOC2012", tmp_path / "coco"
     for folder in (voc / "ImageSets/Main", voc / "JPEGImages", coco / "annotations", coco / "test2015"):
         folder.mkdir(parents=True)
@@ -132,12 +135,13 @@ def test_sets(tmp_path):
 
 @pytest.mark.slow
 def test_train_net_writes_what_is_submitted_for_test_sets_without_annotations(test_sets):
-    """On the names that are built in, in a process that has the drawn root."""
+    """On the names that are built in, in a process whose ``$DETECTRON2_DATASETS`` has these sets."""
     done = subprocess.run(
-        [sys.executable, ROOT / "train_net.py", "--eval-only", "--config-file", ROOT / "configs/Base-FastRCNN-small.yaml",
-         "DATASETS.TEST", "('voc_2012_test', 'coco_2015_test-dev')", "OUTPUT_DIR", "output/fast_rcnn", *SMALL,
-         "DATASETS.PROPOSAL_FILES_TEST", "('voc.safetensors', 'coco.safetensors')", "MODEL.ROI_HEADS.NUM_CLASSES", "20"],
-        cwd=test_sets, env={**os.environ, "DETECTRON2_DATASETS": str(test_sets)}, capture_output=True, text=True, timeout=300,
+        [*TRAIN_NET, "--eval-only", "DATASETS.TEST", "('voc_2012_test', 'coco_2015_test-dev')",
+         "DATASETS.PROPOSAL_FILES_TEST", "('voc.safetensors', 'coco.safetensors')",
+         "OUTPUT_DIR", "output/fast_rcnn", *SMALL, "MODEL.ROI_HEADS.NUM_CLASSES", "20"],
+        cwd=test_sets, env={**os.environ, "DETECTRON2_DATASETS": str(test_sets)},
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     inference = test_sets / "output/fast_rcnn/inference"
@@ -160,9 +164,10 @@ def test_train_net_writes_what_is_submitted_for_test_sets_without_annotations(te
 def test_a_data_set_that_cannot_be_evaluated_is_one_line_of_train_net(test_sets):
     (test_sets / "VOC2012/JPEGImages" / f"{IDS[1]}.jpg").unlink()
     done = subprocess.run(
-        [sys.executable, ROOT / "train_net.py", "--eval-only", "--config-file", ROOT / "configs/Base-FastRCNN-small.yaml",
-         "DATASETS.TEST", "('voc_2012_test',)", "OUTPUT_DIR", "out", *SMALL, "MODEL.LOAD_PROPOSALS", "False"],
-        cwd=test_sets, env={**os.environ, "DETECTRON2_DATASETS": str(test_sets)}, capture_output=True, text=True, timeout=300,
+        [*TRAIN_NET, "--eval-only", "DATASETS.TEST", "('voc_2012_test',)", "OUTPUT_DIR", "out", *SMALL,
+         "MODEL.LOAD_PROPOSALS", "False"],
+        cwd=test_sets, env={**os.environ, "DETECTRON2_DATASETS": str(test_sets)},
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 1
     assert re.match(
@@ -172,8 +177,8 @@ def test_a_data_set_that_cannot_be_evaluated_is_one_line_of_train_net(test_sets)
 
 def test_a_catalogues_images_without_annotations_are_submitted(test_sets, tmp_path):
     (tmp_path / "mine.yaml").write_text(
-        "mine: {format: coco, root: ./coco, splits: [test-dev2015], annotations: 'annotations/image_info_{split}.json',"
-        " images: test2015, proposals: ./coco.safetensors}"
+        "mine: {format: coco, root: ./coco, splits: [test-dev2015], images: test2015, "
+        "annotations: 'annotations/image_info_{split}.json', proposals: ./coco.safetensors}"
     )
     register_catalog(tmp_path / "mine.yaml")
     cfg = config(tmp_path, ["mine_test-dev2015"], "MODEL.ROI_HEADS.NUM_CLASSES", "80")

@@ -156,8 +156,8 @@ class _Predictor(nn.Module):
 
 
 def test_scores_and_boxes_of_a_proposal_are_averaged_over_the_scales(tmp_path):
-    # Each view moves a box 2 pixels of its own to the right. An image of 60 x 80 at 60, 30 and 120: 2, 4 and 1 pixels of
-    # the image, on average 7 / 3. The scores are 0.3, 0.15 and 0.6, on average 0.35.
+    # Each view moves a box 2 pixels of its own to the right. For an image of 60 x 80 at 60, 30 and 120 that
+    # is 2, 4 and 1 pixels of the image, on average 7 / 3. The scores are 0.3, 0.15 and 0.6, on average 0.35.
     cfg = cfg_of("INPUT.MIN_SIZE_TEST", "60", *AUG, "(30, 60, 120)", COMBINE, "proposals")
     model, inputs = model_of(cfg), inputs_of(cfg, record_of(tmp_path, 1))
     model.roi_heads.box_predictor = _Predictor()
@@ -187,7 +187,7 @@ class _Ramp(nn.Module):
 
 
 def test_masks_of_a_flipped_view_are_mirrored_back(tmp_path):
-    # (0 + 1.2) / 2 = 0.6 everywhere, above the 0.5 from which a pixel is part of the mask; but for half a cell at the edges.
+    # (0 + 1.2) / 2 = 0.6, above the 0.5 from which a pixel is part of the mask; edges differ by half a cell.
     cfg = cfg_of(
         *FAMILIES["mask"],
         "INPUT.MIN_SIZE_TEST",
@@ -208,7 +208,7 @@ def test_masks_of_a_flipped_view_are_mirrored_back(tmp_path):
 
 @pytest.mark.parametrize("voters, shift", [("all", 3.0), ("last", 4.0)])
 def test_two_rounds_regress_twice_and_vote(tmp_path, voters, shift):
-    # Round 1 moves the box by 2 pixels, round 2 by 4; IoU 18 / 22, one suppresses the other, both have score 0.3.
+    # Round 1 moves the box by 2 pixels, round 2 by 4. Both have score 0.3 and IoU 18 / 22: one is suppressed.
     cfg = cfg_of("INPUT.MIN_SIZE_TEST", "60", *VOTING, "TEST.BOX_VOTING.VOTERS", voters)
     model, inputs = model_of(cfg), inputs_of(cfg, record_of(tmp_path, 1))
     model.roi_heads.box_predictor = _Predictor()
@@ -259,8 +259,9 @@ class _Table(nn.Module):
 
 @pytest.mark.parametrize("more, expected", [((), [0.9]), (VOTING, [0.9, 0.5])], ids=["+M", "+M+B"])
 def test_final_detections_are_merged_but_where_boxes_vote_all_candidates(tmp_path, more, expected):
-    # At 60, the first box (0.6) suppresses the second (0.5): IoU 280 / 520. The one found at 90 (0.9) suppresses the
-    # first: 300 / 500, but not the second: 180 / 620. So the second one is there if nothing was suppressed at 60.
+    # At 60, the first box (0.6) suppresses the second (0.5): IoU 280 / 520. The one found at 90 (0.9)
+    # suppresses the first: 300 / 500, but not the second: 180 / 620. So the second is there if none was
+    # suppressed at 60.
     cfg = cfg_of("INPUT.MIN_SIZE_TEST", "60", *AUG, "(60, 90)", *more, "TEST.BOX_VOTING.ROUNDS", "1")
     model, inputs = model_of(cfg), inputs_of(cfg, record_of(tmp_path, 2))
     model.roi_heads.box_predictor = _Table()

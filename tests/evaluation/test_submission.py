@@ -65,7 +65,7 @@ def coco(tmp_path):
 
 
 def test_voc_counts_pixels_from_one_and_has_a_file_for_every_class(voc, caplog):
-    """[2, 3, 20.04, 30] covers pixels 3 to 20.0 and 4 to 30; the box of a fifth of a pixel at the far corner covers one."""
+    """[2, 3, 20.04, 30] covers pixels 3 to 20.0 and 4 to 30; a fifth of a pixel at the corner covers one."""
     with caplog.at_level(logging.INFO):
         found = [
             (1, 0.12345678, [2, 3, 20.04, 30]),
@@ -79,7 +79,9 @@ def test_voc_counts_pixels_from_one_and_has_a_file_for_every_class(voc, caplog):
         contents = [archive.extractfile(name).read().decode() for name in FILES]
     assert contents == [
         "",
-        "000002 0.123457 3.0 4.0 20.0 30.0\n000002 0.000010 40.0 30.0 40.0 30.0\n000002 1.000000 1.0 1.0 1.0 1.0\n",
+        "000002 0.123457 3.0 4.0 20.0 30.0\n"
+        "000002 0.000010 40.0 30.0 40.0 30.0\n"
+        "000002 1.000000 1.0 1.0 1.0 1.0\n",
     ]
 
 

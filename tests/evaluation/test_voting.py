@@ -197,7 +197,7 @@ def test_soft_nms_is_that_of_loops(num, num_groups, seed, sigma, most):
 
 
 def test_soft_nms_lowers_by_the_square_of_the_overlap():
-    # IoU of the first two is 0.5: 0.8 * exp(-0.25 / 0.5) = 0.8 * 0.60653 = 0.48522; the third overlaps nothing.
+    # IoU of the first two is 0.5: 0.8 * exp(-0.25 / 0.5) = 0.8 * 0.60653 = 0.48522; the third overlaps none.
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 5.0], [20.0, 0.0, 30.0, 10.0]])
     keep, scores = soft_nms(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.long), 0.5, 0.0)
     assert keep.tolist() == [0, 2, 1]

@@ -81,7 +81,7 @@ CONVENTIONS = list(NUMBERS)
 def test_a_wrong_convention_is_told_from_the_right_one(true, taken):
     fits = measure_fits([(inverse(BOXES, true), SIZED)])
     assert better_convention(fits, taken) == (None if taken == true else true)
-    assert (fits[true].misfits, fits[true].gap, fits[true].recall, fits[true].iou) == (0, 0, 1, 1)
+    assert (fits[true].invalid, fits[true].gap, fits[true].recall, fits[true].iou) == (0, 0, 1, 1)
 
 
 @pytest.mark.parametrize("true", ["xyxy0-inclusive", "xyxy1-inclusive", "xyxy1"])
@@ -98,7 +98,7 @@ def test_a_conversion_says_what_it_did(source, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         report = convert_proposals(path, tmp_path / "q", dataset_dicts=[SIZED], metadata={"dataset": "x"})
     text = caplog.text
-    assert "p.pkl: Detectron2 or Detectron, boxes as xyxy0 (its own or its format's default)" in text
+    assert "p.pkl: Detectron2 or Detectron, boxes as xyxy0 (declared by the file or default" in text
     assert "* xyxy0 " in text and "fits better" not in text
     line = (
         "6 boxes of 1 images (Detectron2 or Detectron, xyxy0): 1 clipped; removed: 1 duplicates, 1 too small"
@@ -132,7 +132,8 @@ def test_ids_of_the_data_set_and_names_of_its_files_are_matched(source, tmp_path
     data = [record("000001" if file_id == "000001" else 9, "a/COCO_x.jpg")]
     report = convert_proposals(path, tmp_path / "q", dataset_dicts=data)
     assert list(read_proposals(tmp_path / "q")) == [str(data[0]["image_id"])]
-    assert report.foreign == ["another"] and "1 images are not in the data set and left out" in str(report)
+    assert report.unknown_ids == ["another"]
+    assert "1 images are not in the data set and left out" in str(report)
 
 
 def test_an_integer_that_lost_its_zeros_is_an_error_with_a_hint(source, tmp_path):

@@ -164,7 +164,7 @@ def test_a_method_that_skips_an_image_is_found(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_a_foreign_file_in_the_folder_of_parts_stays(tmp_path):
+def test_an_unrelated_file_in_the_folder_of_parts_stays(tmp_path):
     (tmp_path / "x.parts").mkdir()
     (tmp_path / "x.parts" / "notes.txt").write_text("mine")
     generate(tmp_path / "x", Boxes())

@@ -17,7 +17,7 @@ def image(image_id, *boxes):
     return {"image_id": image_id, "annotations": annotations}
 
 
-# Image a: a small object of 10 x 10, covered by IoU 0.72 (9 x 8) from the 101st box on, and by 0.5 (5 x 10) before.
+# Image a: a small object of 10 x 10, covered at IoU 0.5 (5 x 10), from the 101st box on at 0.72 (9 x 8).
 # Image b: a medium object of 50 x 50 without boxes. Image c: a large one of 100 x 100, covered exactly.
 HALF, MOST = [0, 0, 5, 10], [0, 0, 9, 8]
 PROPOSALS = Proposals(
@@ -48,7 +48,7 @@ def test_recall_counts_objects_per_threshold_limit_and_area(inspection):
 
 
 def test_average_recall_is_the_mean_over_ten_thresholds(inspection):
-    # a is covered at 0.5 alone by its first 100 boxes, at 0.5, 0.55, ..., 0.7 (5 of 10) by the 101st; c at all 10
+    # The first 100 boxes cover a at 0.5 only, the 101st at 0.5, 0.55, ..., 0.7 (5 of 10); c is covered at 10.
     assert inspection.average_recall(100) == pytest.approx((1 + 0 + 10) / 30)
     assert (
         inspection.average_recall(1000) == inspection.average_recall(2000) == pytest.approx((5 + 0 + 10) / 30)
@@ -64,7 +64,7 @@ def test_an_area_on_the_border_belongs_to_the_larger_class():
 
 def test_images_boxes_sizes_duplicates_and_strangers_are_counted(inspection):
     assert inspection.counts.tolist() == [101, 0, 1] and inspection.empty == ["b"]
-    assert (inspection.duplicates, inspection.foreign) == (99, 1)
+    assert (inspection.duplicates, inspection.num_unknown) == (99, 1)
     # roots of the areas: 7.1 a hundred times, 8.5 once: below 16; 100 once: 96 to 128
     assert dict(zip(SIZES, inspection.sizes.tolist())) == {
         0: 101,
@@ -93,7 +93,7 @@ def test_recall_agrees_with_the_summary_of_the_log(inspection):
 
 
 def test_average_recall_agrees_with_detectron2_where_each_box_has_its_own_object(tmp_path):
-    """Detectron2 gives a box to one object alone, which makes no difference for objects that are far apart."""
+    """Detectron2 assigns a box to one object only, which makes no difference for objects far apart."""
     rng = np.random.default_rng(0)
     truth = [np.array([x, x, x + 20 + 30 * k, x + 90], float) for k, x in enumerate((0.0, 200, 400))]
     boxes = np.concatenate([t + rng.uniform(-6, 6, (50, 4)) for t in truth]).astype(np.float32)[

@@ -78,12 +78,12 @@ def test_top_k_and_nms_reach_the_network(records, weights):
 
 
 def test_merged_shards_equal_an_unsharded_run_and_workers_do_not_matter(records, weights, tmp_path):
-    def generate(name, shard=Shard(), workers=None):
+    def generate(name, workers=None, **options):
         method = RPNProposals(config(), weights, top_k=30, workers=workers)
-        return generate_proposals(tmp_path / name, method, records, "toy", shard, progress=False)
+        return generate_proposals(tmp_path / name, method, records, "toy", progress=False, **options)
 
     whole = generate("whole").read_bytes()
-    merge_proposals(tmp_path / "merged", [generate("x", Shard(i, 2), workers=i - 1) for i in (1, 2)])
+    merge_proposals(tmp_path / "merged", [generate("x", i - 1, shard=Shard(i, 2)) for i in (1, 2)])
     assert (tmp_path / "merged").read_bytes() == whole
     metadata = read_proposals(tmp_path / "whole").metadata
     digest = hashlib.sha256(open(weights, "rb").read()).hexdigest()

@@ -234,7 +234,7 @@ def test_tables_that_do_not_fit_are_found_on_opening(store, refused, changes, me
 def test_a_damaged_hash_is_no_silent_miss(store):
     rewrite(store, {"id_hashes": np.array([0, 0, 0])})
     with pytest.raises(ValueError, match="p.safetensors: the table of image ids is damaged"):
-        "000001" in read_proposals(store)
+        assert "000001" in read_proposals(store)
 
 
 def test_ids_twice_are_found_on_opening(store, refused):

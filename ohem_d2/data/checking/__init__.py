@@ -1,4 +1,4 @@
-"""Checks of data sets as they lie on the disk: every problem with its file, not only the first."""
+"""Checks of data sets on disk that list every problem with its file, not only the first."""
 
 from .dataset import Problem, Report, check_dataset
 

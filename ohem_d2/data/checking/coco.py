@@ -20,8 +20,7 @@ def check_coco(
 ) -> None:
     """Check the JSON and the images of a split; one without ``annotations`` is a test set.
 
-    Args:
-        classes: the names that the data set is registered with, None if any will do.
+    If `classes` is given, the categories must have these names.
     """
     content = _load(report, json_file)
     if content is None:
@@ -86,7 +85,7 @@ def _check_categories(
 def _check_images(
     report: Report, path: str, images: Sequence[Mapping[str, Any]], root: str, progress: bool
 ) -> dict[Any, tuple[int, int] | None]:
-    """Image id, as the file has it -> width and height."""
+    """Image id, as in the file -> width and height, None if unknown."""
     sizes: dict[Any, tuple[int, int] | None] = {}
     for image in tqdm(images, report.name, unit="image", disable=not progress):
         image_id, name = image.get("id"), image.get("file_name")

@@ -1,4 +1,4 @@
-"""The check of a registered data set and of its proposals."""
+"""Checks a registered data set and its proposals."""
 
 import os
 
@@ -14,9 +14,9 @@ __all__ = ["Problem", "Report", "check_dataset"]
 
 
 def check_dataset(name: str, proposal_file: str | None = None, progress: bool = False) -> Report:
-    """Look at all files of a data set in VOC or COCO layout and list what is wrong with them.
+    """Check all files of a data set in VOC or COCO layout and list what is wrong with them.
 
-    It looks at the list of images, each image (there, readable header, size as annotated), each annotation
+    Checked are the list of images, each image (exists, readable header, size as annotated), each annotation
     (XML or JSON, ids, classes, boxes) and the proposals, if there are any. Pixels are not decoded.
 
     Args:
@@ -54,12 +54,12 @@ def check_proposals(report: Report, file: str) -> None:
         report.add(file, str(error).removeprefix(f"{os.path.abspath(file)}: ").removeprefix(f"{file}: "))
         return
     report.num_proposals = proposals.num_boxes
-    foreign = [image_id for image_id in proposals if image_id not in report.sizes]
+    unknown = [image_id for image_id in proposals if image_id not in report.sizes]
     for image_id in report.sizes:
         if image_id not in proposals:
             report.add(file, f"image {image_id} is missing")
-    if foreign:
-        report.add(file, f"{len(foreign)} images are not of this data set: {name_some(foreign)}")
+    if unknown:
+        report.add(file, f"{len(unknown)} images are not of this data set: {name_some(unknown)}")
     for image_id, size in report.sizes.items():
         if image_id in proposals:
             _check_entry(report, file, proposals, image_id, size)

@@ -1,4 +1,4 @@
-"""What a check finds, and the checks that all layouts share."""
+"""The report of a check, and the checks that all layouts share."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ __all__ = ["Problem", "Report", "box_problem", "check_image", "repeated"]
 
 
 class Problem(NamedTuple):
-    """``str()`` is one line."""
+    """One problem of a file; ``str()`` gives one line."""
 
     file: str
     text: str
@@ -22,10 +22,9 @@ class Problem(NamedTuple):
 
 @dataclass
 class Report:
-    """What was looked at and what is wrong with it.
+    """What was checked and what is wrong with it; ``str()`` gives one line.
 
-    Attributes:
-        sizes: image id -> width and height as its file says, else its annotation, else None.
+    `sizes` maps an image id to width and height, from the image file or else its annotation; None if unknown.
     """
 
     name: str
@@ -48,10 +47,12 @@ class Report:
 def check_image(
     report: Report, path: str, annotated: tuple[int, int] | None, source: str
 ) -> tuple[int, int] | None:
-    """Check that an image is there, has a readable header and the size its annotation says.
+    """Check that an image exists and has a readable header and the size of its annotation.
 
     Args:
-        annotated: width and height there, None where it does not say.
+        report: gets the problems.
+        path: of the image.
+        annotated: width and height in the annotation, None if it has none.
         source: file of the annotation.
 
     Returns:
@@ -70,7 +71,7 @@ def check_image(
 
 
 def box_problem(box: Sequence[float], size: tuple[int, int] | None) -> str | None:
-    """What is wrong with an XYXY_ABS box in an image of this width and height, None if nothing."""
+    """What is wrong with an XYXY_ABS box in an image of `size` (width, height), None if nothing."""
     x1, y1, x2, y2 = box
     if x2 <= x1 or y2 <= y1:
         return "has no area"
@@ -82,7 +83,7 @@ def box_problem(box: Sequence[float], size: tuple[int, int] | None) -> str | Non
 
 
 def repeated(items: Sequence) -> Iterator:
-    """Those that came before, once for each time."""
+    """The items that equal an earlier one, each time they recur."""
     seen = set()
     for item in items:
         if item in seen:

@@ -13,7 +13,7 @@ from .report import Report, box_problem, check_image, repeated
 
 __all__ = ["check_voc"]
 
-# What Detectron2's evaluator reads of an object besides its name and box.
+# Fields of an object that Detectron2's evaluator reads besides name and box.
 _EVALUATED = ("pose", "truncated", "difficult")
 
 
@@ -80,7 +80,7 @@ def _check_objects(
             report.add(path, f"{where}: its bndbox lacks a number in {CORNERS[corners.index(None)]}")
             continue
         xmin, ymin, xmax, ymax = corners
-        # 1-based and inclusive; a box with xmin = xmax is dropped by the loader, as one without area
+        # Pixels are 1-based and inclusive; the loader drops a box with xmin = xmax as one without area.
         flat = xmax <= xmin or ymax <= ymin
         problem = "has no area" if flat else box_problem((xmin - 1, ymin - 1, xmax, ymax), size)
         if problem:

@@ -1,7 +1,6 @@
-"""Reads the weights of Caffe's models: ``.caffemodel``, and ``.npz`` of their blobs.
+"""Reads the weights of Caffe models: ``.caffemodel``, or ``.npz`` of their blobs.
 
-Of Caffe's messages only the fields that hold names and weights are described here, by their numbers in
-``caffe.proto``; the library skips all others.
+Only the fields of ``caffe.proto`` with names and weights are described here; protobuf skips all others.
 """
 
 import math
@@ -10,12 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+# Layer -> its blobs: the weight, and the bias if it has one.
 Blobs = dict[str, list[np.ndarray]]
-"""By layer, its blobs: the weight, and the bias where it has one."""
 
-# Message -> its fields: name, number, and type: another message, or "int64", "string", "bytes". All are
-# repeated, which is how a field of any kind can be read; of a field that is not, the last value counts.
-# The values of a blob are packed floats (doubles), which on the wire are the bytes of the array.
+# Message -> its fields: name, number, and type (another message, or "int64", "string", "bytes"). All are
+# declared repeated, as which a field of any kind can be read; of a singular one the last value counts. The
+# values of a blob are packed floats or doubles, whose encoding is the bytes of the array.
 _MESSAGES = {
     "BlobShape": [("dim", 1, "int64")],
     "Blob": [
@@ -34,8 +33,8 @@ def read_caffemodel(path: str) -> Blobs:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no ``.caffemodel``, or truncated.
-        ModuleNotFoundError: the library protobuf is not installed.
+        ValueError: not a ``.caffemodel``, truncated, or without weights.
+        ModuleNotFoundError: protobuf is not installed.
     """
     net = _net_class()()
     with open(path, "rb") as file:
@@ -55,7 +54,7 @@ def read_npz(path: str) -> Blobs:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no ``.npz``, or other names in it.
+        ValueError: not an ``.npz``, or it has other names.
     """
     blobs: Blobs = {}
     try:
@@ -71,7 +70,7 @@ def read_npz(path: str) -> Blobs:
 
 
 def _net_class() -> type:
-    """The class of Caffe's `NetParameter`, made from `_MESSAGES`."""
+    """The message class of Caffe's ``NetParameter``, made from `_MESSAGES`."""
     try:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ModuleNotFoundError:
@@ -96,7 +95,7 @@ def _net_class() -> type:
 
 
 def _layers(net) -> Iterator[tuple[str, list]]:
-    """Name and blobs of each layer, be it in the message of today or one of the two before it."""
+    """Name and blobs of each layer, in the current message or in one of its two predecessors."""
     for layer in [*net.layer, *net.layers]:
         inner = next(iter(getattr(layer, "layer", [])), layer)
         yield "".join(inner.name[-1:]), [*layer.blobs, *(inner.blobs if inner is not layer else [])]

@@ -1,4 +1,4 @@
-"""torchvision's classification networks as backbones, by name."""
+"""Backbones made of torchvision's classification networks, by name."""
 
 import math
 from collections.abc import Sequence
@@ -15,32 +15,31 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from ...config import TorchvisionOptions
 
+# Side in pixels of the image on which the shapes of the features are measured.
 _PROBE_SIZE = 256
-"""Side in pixels of the image that the shapes of the features are measured on."""
 
+# Networks that rescale images to mean and std of 0.5 when torchvision loads their weights; here they do not.
 SCALED = ("googlenet", "inception_v3")
-"""Networks that, when pretrained, scale images once more, to mean and std of 0.5; here they do not."""
 
 
 def check_network(key: str, name: str) -> None:
-    """Raise ValueError, which names `key`, unless torchvision has a classification network `name`."""
+    """Raise ValueError naming `key` unless torchvision has a classification network `name`."""
     _check_one_of(key, name, list_models(module=torchvision.models))
 
 
 def build_network(name: str) -> nn.Module:
-    """Torchvision's classification network `name`, its weights random; ValueError: there is none."""
+    """Torchvision's classification network `name` with random weights; ValueError for an unknown name."""
     check_network("torchvision network", name)
-    return get_model(
-        name, weights=None, **({"init_weights": True} if name in SCALED else {})
-    )  # else these two warn
+    options = {"init_weights": True} if name in SCALED else {}  # else these two warn
+    return get_model(name, weights=None, **options)
 
 
 @BACKBONE_REGISTRY.register()
 class TorchvisionBackbone(Backbone):
-    """Features of any convolutional classification network of torchvision, from layers that the config names.
+    """Features of a convolutional classification network of torchvision, from layers that the config names.
 
-    The features are called as their layers are. Weights are random until a checkpoint is loaded; the keys
-    of a state dict are torchvision's after ``body.``.
+    A feature has the name of its layer. Weights are random until a checkpoint is loaded; the keys of a state
+    dict are torchvision's with the prefix ``body.``.
     """
 
     @configurable
@@ -53,15 +52,18 @@ class TorchvisionBackbone(Backbone):
         freeze: Sequence[str] = (),
         norm: str = "FrozenBN",
     ):
-        """Args:
-            name: of ``torchvision.models.list_models``.
-            layers: names of modules or nodes, in the order in which they run.
+        """Build the network and measure its features.
+
+        Args:
+            name: one of ``torchvision.models.list_models()``.
+            layers: names of modules or graph nodes, in the order in which they run.
             strides: of each of `layers`, in pixels; powers of two.
-            freeze: modules and parameters that are not trained, with all below them.
-            norm: "BN", or "FrozenBN" for batch normalisation by fixed statistics.
+            freeze: modules and parameters that are not trained, including all submodules.
+            norm: "BN", or "FrozenBN" for batch normalisation with fixed statistics and affine parameters.
 
         Raises:
-            ValueError: an unknown name, with the valid ones; an output that is no feature map of its stride.
+            ValueError: an unknown name, with the valid ones, or a layer whose output is not a feature map of
+                its stride.
         """
         super().__init__()
         check_network("MODEL.TORCHVISION.NAME", name)
@@ -80,7 +82,7 @@ class TorchvisionBackbone(Backbone):
         return dict(vars(TorchvisionOptions.from_config(cfg)))
 
     def _measure(self, name: str) -> dict[str, torch.Size]:
-        """The (C, H, W) of each feature of a square image of `_PROBE_SIZE`, checked against the strides."""
+        """(C, H, W) of each feature of a square image of side `_PROBE_SIZE`, checked against the strides."""
         self.eval()
         try:
             with torch.no_grad():
@@ -111,16 +113,11 @@ class TorchvisionBackbone(Backbone):
 
     @property
     def divides(self) -> bool:
-        """Whether the maps have exactly 1 / stride of the sides of an image that the strides divide."""
+        """Whether each map has exactly the sides of the image over its stride, where it divides them."""
         return all(h == w == _PROBE_SIZE // self._strides[layer] for layer, (_, h, w) in self._sizes.items())
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Args:
-            images: (N, 3, H, W).
-
-        Returns:
-            by layer, the features (N, C, about H / stride, about W / stride).
-        """
+        """Layer -> its features (N, C, about H / stride, about W / stride) for `images` (N, 3, H, W)."""
         return self.body(images)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -132,10 +129,10 @@ class TorchvisionBackbone(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_torchvision_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """`TorchvisionBackbone` under Detectron2's FPN, of the layers ``MODEL.FPN.IN_FEATURES``.
+    """Detectron2's FPN on the layers ``MODEL.FPN.IN_FEATURES`` of a `TorchvisionBackbone`.
 
     Raises:
-        ValueError: see `TorchvisionBackbone`; or the strides or sizes of the features are no pyramid.
+        ValueError: see `TorchvisionBackbone`; or the features do not halve in size from layer to layer.
     """
     bottom_up, names = TorchvisionBackbone(cfg, input_shape), cfg.MODEL.FPN.IN_FEATURES
     shapes = bottom_up.output_shape()
@@ -158,7 +155,7 @@ def build_torchvision_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 
 def _has_stride(feature: Tensor, stride: int) -> bool:
-    """Whether `feature` of the probe is an NCHW map of `stride`, give or take what lack of padding costs."""
+    """Whether `feature` of the probe is an NCHW map of `stride`, up to cells lost by missing padding."""
     if not isinstance(feature, Tensor) or feature.dim() != 4:
         return False
     return all(2 ** round(math.log2(_PROBE_SIZE / side)) == stride for side in feature.shape[2:])

@@ -1,6 +1,6 @@
 """The paper's networks: VGG16 (Simonyan and Zisserman 2015) and VGG_CNN_M_1024 (Chatfield et al. 2014).
 
-Layers are called as in the authors' Caffe models (``conv1_1``, ``fc6``), and so are the keys of a state dict.
+Layers, and so the keys of a state dict, have the names of the authors' Caffe models (``conv1_1``, ``fc6``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ NamedLayers = Iterator[tuple[str, nn.Module]]
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
-    """``x / (k + alpha / size * sum of x^2 over size channels) ** beta`` of AlexNet and its kin.
+    """``x / (k + alpha / size * sum of x^2 over size channels) ** beta``, as in AlexNet.
 
-    Computed in float32: the squares of activations above 255 do not fit into half precision.
+    Computed in float32, since squares of activations above 255 overflow float16.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -26,19 +26,21 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 
 
 class _VGG(Backbone):
-    """Five blocks of convolutions, each followed by a ReLU. The only output is ``conv5``, at stride 16.
+    """Five blocks of convolutions, each followed by a ReLU. The only output is ``conv5``, of stride 16.
 
-    Pooling rounds up, as Caffe's does: a side of 600 pixels has 38 cells in VGG16.
+    Pooling rounds up as in Caffe: in VGG16 a side of 600 pixels has 38 cells.
     """
 
     @configurable
     def __init__(self, *, in_channels: int = 3, freeze_at: int = 0):
-        """Args:
+        """Build the layers.
+
+        Args:
             in_channels: channels of the image.
             freeze_at: number of blocks, from the first, that are not trained; 0 to 5.
 
         Raises:
-            ValueError: `freeze_at` out of its range.
+            ValueError: `freeze_at` is out of range.
         """
         super().__init__()
         if freeze_at not in range(6):
@@ -63,12 +65,7 @@ class _VGG(Backbone):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Args:
-            images: (N, C, H, W).
-
-        Returns:
-            ``conv5``: (N, 512, about H / 16, about W / 16).
-        """
+        """``conv5``, (N, 512, about H / 16, about W / 16), of `images` (N, C, H, W)."""
         x = images
         for layer in self.children():
             x = layer(x)
@@ -80,9 +77,10 @@ class _VGG(Backbone):
 
 @BACKBONE_REGISTRY.register()
 class VGG16(_VGG):
-    """Thirteen 3x3 convolutions. The paper trains them from ``conv3_1`` up: ``MODEL.BACKBONE.FREEZE_AT: 2``.
+    """Thirteen 3x3 convolutions. The paper trains them from ``conv3_1`` on: ``MODEL.BACKBONE.FREEZE_AT: 2``.
 
-    On images whose sides are multiples of 16 it is torchvision's ``vgg16().features`` less the last pooling.
+    On images whose sides are multiples of 16 it equals torchvision's ``vgg16().features`` without the last
+    pooling.
     """
 
     def _layers(self, in_channels: int) -> NamedLayers:
@@ -97,7 +95,7 @@ class VGG16(_VGG):
 
 @BACKBONE_REGISTRY.register()
 class VGG_CNN_M_1024(_VGG):
-    """Five convolutions. The paper trains them from ``conv2`` up: ``MODEL.BACKBONE.FREEZE_AT: 1``.
+    """Five convolutions. The paper trains them from ``conv2`` on: ``MODEL.BACKBONE.FREEZE_AT: 1``.
 
     Images must have at least 25 pixels a side, since the first convolution has no padding.
     """
@@ -118,14 +116,11 @@ class VGG_CNN_M_1024(_VGG):
 class _VGGBoxHead(nn.Sequential):
     """fc6 and fc7, each followed by a ReLU and dropout of one half."""
 
-    fc_dims: ClassVar[Sequence[int]]
-    """Outputs of fc6 and fc7."""
+    fc_dims: ClassVar[Sequence[int]]  # outputs of fc6 and fc7
 
     @configurable
     def __init__(self, *, input_shape: ShapeSpec):
-        """Args:
-        input_shape: channels, height and width of the pooled features of a RoI, flattened in that order.
-        """
+        """Build the layers for RoIs of `input_shape`, whose channels, height and width are flattened."""
         super().__init__()
         self.add_module("flatten", nn.Flatten())
         width = input_shape.channels * input_shape.height * input_shape.width
@@ -149,13 +144,13 @@ class _VGGBoxHead(nn.Sequential):
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class VGG16BoxHead(_VGGBoxHead):
-    """Made for RoIs of 512 x 7 x 7."""
+    """The box head of VGG16, for RoIs of 512 x 7 x 7."""
 
     fc_dims = (4096, 4096)
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class VGG_CNN_M_1024BoxHead(_VGGBoxHead):
-    """Made for RoIs of 512 x 6 x 6."""
+    """The box head of VGG_CNN_M_1024, for RoIs of 512 x 6 x 6."""
 
     fc_dims = (4096, 1024)

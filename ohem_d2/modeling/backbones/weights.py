@@ -1,4 +1,4 @@
-"""From the weights of torchvision and Caffe to checkpoints of this project's models."""
+"""Converts the weights of torchvision and Caffe to checkpoints of this project's models."""
 
 import logging
 import os
@@ -21,30 +21,29 @@ logger = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
 
+# Networks of the paper: backbone, box head and resolution of a pooled RoI.
 NETS = {"vgg16": (VGG16, VGG16BoxHead, 7), "vgg_cnn_m_1024": (VGG_CNN_M_1024, VGG_CNN_M_1024BoxHead, 6)}
-"""Networks of the paper: backbone, box head and the cells of a side of a pooled RoI."""
 
+# The MODEL.BACKBONE.NAME that torchvision's weights can be converted for -> prefix of their keys.
 BACKBONE_PREFIXES = {
     "VGG16": "",
     "TorchvisionBackbone": "backbone.body.",
     "build_torchvision_fpn_backbone": "backbone.bottom_up.body.",
 }
-"""``MODEL.BACKBONE.NAME`` that weights of torchvision can be made for, and what their keys get in front."""
 
-# The modules of torchvision's networks that only classification needs.
+# Modules of torchvision's networks that only classification needs.
 _CLASSIFIERS = {"fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2"}
 
-
+# The input with which the authors train all their networks.
 CAFFE_INPUT = ImageInput("BGR", (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0))
-"""The input that the authors train all their networks with."""
 
 
 def convert_blobs(blobs: Blobs, net: str | None = None) -> StateDict:
-    """A state dict of a Fast R-CNN of the paper from the weights of Caffe; channels keep their order (BGR).
+    """Convert the weights of Caffe to the state dict of a Fast R-CNN of the paper; channels stay BGR.
 
     Args:
-        blobs: of `read_caffemodel` or `read_npz`.
-        net: one of `NETS`; None: the one that has these layers.
+        blobs: from `read_caffemodel` or `read_npz`.
+        net: a key of `NETS`; None: the first whose layers are all there.
 
     Raises:
         ValueError: layers are missing, or of another shape.
@@ -57,7 +56,7 @@ def convert_blobs(blobs: Blobs, net: str | None = None) -> StateDict:
         if len(found) != 2:
             raise ValueError(f"{net} needs weight and bias of {layer!r}; there are: {', '.join(blobs)}")
         blob = torch.tensor(found[kind == "bias"], dtype=torch.float32)
-        while blob.dim() > len(shape) and blob.shape[0] == 1:  # Caffe once had four dimensions for everything
+        while blob.dim() > len(shape) and blob.shape[0] == 1:  # old versions of Caffe have four dimensions
             blob = blob[0]
         if blob.shape != shape:
             raise ValueError(f"{kind} of {layer!r} has shape {tuple(blob.shape)}; {net} needs {tuple(shape)}")
@@ -68,16 +67,16 @@ def convert_blobs(blobs: Blobs, net: str | None = None) -> StateDict:
 
 
 def convert_torchvision(name: str, weights: StateDict, backbone: str) -> StateDict:
-    """A state dict of a detector from a network of torchvision; channels keep their order (RGB).
+    """Convert the weights of a torchvision network to the state dict of a detector; channels stay RGB.
 
     Args:
-        name: of ``torchvision.models.list_models``.
-        weights: its whole state dict.
-        backbone: ``MODEL.BACKBONE.NAME``, one of `BACKBONE_PREFIXES`; "VGG16" takes fc6 and fc7 of
-            ``vgg16`` as well.
+        name: one of ``torchvision.models.list_models()``.
+        weights: the whole state dict of the network.
+        backbone: ``MODEL.BACKBONE.NAME``, a key of `BACKBONE_PREFIXES`; "VGG16" also takes fc6 and fc7 of
+            ``vgg16``.
 
     Raises:
-        ValueError: a name is unknown, or `weights` is not of this network, with the keys that are not.
+        ValueError: a name is unknown, or keys of `weights` are not those of the network.
     """
     with torch.device("meta"):
         network = build_network(name)
@@ -96,11 +95,11 @@ def convert_torchvision(name: str, weights: StateDict, backbone: str) -> StateDi
 
 
 def torchvision_weights(name: str, file: str | None = None) -> StateDict:
-    """The state dict in `file`, or else torchvision's default weights of the network `name`, downloaded.
+    """The state dict in `file`; without one, torchvision's default weights of the network `name`, downloaded.
 
     Raises:
-        ValueError: unknown name, or `file` is no state dict.
-        OSError: no such file, or no network.
+        ValueError: unknown name, or `file` is not a state dict.
+        OSError: no such file, or no connection.
     """
     check_network("network", name)
     if file is None:
@@ -117,7 +116,7 @@ def torchvision_weights(name: str, file: str | None = None) -> StateDict:
 
 
 def torchvision_input(name: str) -> ImageInput:
-    """The input of torchvision's default weights of the network `name`."""
+    """The image input of torchvision's default weights for the network `name`."""
     check_network("network", name)
     transforms = get_model_weights(name).DEFAULT.transforms()
     mean, std = ([0.5] * 3, [0.5] * 3) if name in SCALED else (transforms.mean, transforms.std)
@@ -125,16 +124,18 @@ def torchvision_input(name: str) -> ImageInput:
 
 
 def reverse_channels(state: StateDict) -> StateDict:
-    """The same network for images whose channels come in the reverse order (RGB for BGR)."""
+    """The state dict for images with the channels in reverse order (RGB for BGR)."""
     first = next(key for key, value in state.items() if value.dim() == 4 and value.shape[1] == 3)
     return {**state, first: state[first].flip(1)}
 
 
 def save_checkpoint(path: str, state: StateDict, image_input: ImageInput, source: str) -> None:
-    """Write a checkpoint that Detectron2 loads by exact names, and that says which images it is for.
+    """Write a checkpoint that Detectron2 loads by exact names, and that records its image input.
 
     Args:
-        path: ``.pth`` or ``.pkl``.
+        path: file to write, ``.pth`` or ``.pkl``.
+        state: state dict of a detector.
+        image_input: which images the weights are for.
         source: where the weights are from.
 
     Raises:
@@ -159,7 +160,12 @@ def save_checkpoint(path: str, state: StateDict, image_input: ImageInput, source
 
 
 def check_output(path: str) -> None:
-    """Create the folder of `path`; ValueError unless that has the suffix of a checkpoint, OSError if it is no folder."""
+    """Check that `path` can be the file of a checkpoint, and create its folder.
+
+    Raises:
+        ValueError: another suffix than ``.pth`` or ``.pkl``.
+        OSError: the folder cannot be created.
+    """
     if not path.endswith((".pth", ".pkl")):
         raise ValueError(f"{path} must end in .pth or .pkl")
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -173,7 +179,7 @@ def _net_of(blobs: Blobs) -> str:
 
 
 def _shapes(net: str) -> dict[str, torch.Size]:
-    """Shapes of the parameters of backbone and box head of one of `NETS`, by their keys in a detector."""
+    """Key in a detector -> shape of each parameter of backbone and box head of a network in `NETS`."""
     backbone_class, head_class, side = NETS[net]
     with torch.device("meta"):
         backbone = backbone_class()

@@ -1,4 +1,4 @@
-"""Proposal formats of others, one per file. The first that matches a file's content reads it."""
+"""Third-party proposal formats; the first that matches a file reads it."""
 
 from .base import Entry, Format, RawProposals
 from .coco_json import COCO_JSON

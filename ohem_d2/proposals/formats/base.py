@@ -1,4 +1,4 @@
-"""What a proposal format of others is: how it is recognized, its box convention and its reader."""
+"""What defines a third-party proposal format: how it is recognised, its box convention and its reader."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["Budget", "Entry", "Format", "RawProposals", "equal_scores", "require_extra"]
 
 Entry = tuple[Any, Any, Any]  # image id, (n, 4) boxes as the file has them, (n,) scores
 
-# Integers widen to float32 up to fourfold and deflate halves boxes; what unpacks to more than this many times
-# its file is made to exhaust the memory.
+# A file may unpack to this many times its size, and to SMALL bytes in any case. Compression and the widening
+# of integers (at most eightfold) stay below; files made to exhaust the memory do not.
 MAX_EXPANSION = 32
 SMALL = 2**24
 
 
 @dataclass(frozen=True)
 class RawProposals:
-    """A file of others, opened: its images one by one, its box convention by name, what it was taken for."""
+    """An opened third-party file: its images one by one, the name of its box convention, and its format."""
 
     entries: Iterator[Entry]
     convention: str
@@ -28,12 +29,14 @@ class RawProposals:
 
 @dataclass(frozen=True)
 class Format:
-    """Attributes:
-    name: as ``--format`` takes it.
-    title: what it is, for the help.
-    matches: whether a path, whose file begins with the bytes given (none of a folder), is in this format.
-    read: opens a path; ids of the data set, in order, are given where the format itself has none.
-    needs_ids: whether it has none.
+    """A third-party proposal format.
+
+    Attributes:
+        name: value of ``--format``.
+        title: description for the help.
+        matches: whether a path, and the first bytes of its file (empty for a folder), are of this format.
+        read: opens a path; if `needs_ids`, its second argument is the ids of the data set, in order.
+        needs_ids: whether the format has no image ids of its own.
     """
 
     name: str
@@ -44,17 +47,17 @@ class Format:
 
 
 class Budget:
-    """Bounds what a file may unpack to, so that a small one cannot exhaust the memory."""
+    """Bounds what a file may unpack to, so that a small file cannot exhaust the memory."""
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         self._path, self._size = path, path.stat().st_size if size is None else size
         self._left = max(SMALL, MAX_EXPANSION * self._size)
 
     def spend(self, num_bytes: int, what: str) -> None:
-        """Call it before ``num_bytes`` more are put into memory.
+        """Account for `num_bytes` before they are allocated for `what`.
 
         Raises:
-            ValueError: all that was spent is more than 32 times the file (and than 16 MiB).
+            ValueError: the total exceeds both `MAX_EXPANSION` times the file and `SMALL`.
         """
         self._left -= num_bytes
         if num_bytes < 0 or self._left < 0:
@@ -64,12 +67,12 @@ class Budget:
             )
 
 
-def equal_scores(boxes: Any) -> np.ndarray:
-    """Zeros for each of (n, 4) boxes, from a format without scores; none for what has another shape."""
+def equal_scores(boxes: Any) -> NDArray[Any]:
+    """(n,) zeros for (n, 4) boxes of a format without scores; empty for boxes of another shape."""
     shape = np.shape(boxes)
     return np.zeros(shape[0] if len(shape) == 2 and shape[1] == 4 else 0)
 
 
 def require_extra(module: str, what: str) -> ImportError:
-    """The error for a missing library of the extra ``proposals``."""
+    """The error for a library of the extra ``proposals`` that is not installed."""
     return ImportError(f'{what} needs {module}: pip install "ohem_d2[proposals]"')

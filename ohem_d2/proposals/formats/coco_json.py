@@ -1,4 +1,4 @@
-"""COCO's results, read as a stream: ``[{"image_id": ..., "bbox": [x, y, width, height], "score": ...}]``."""
+"""COCO results, parsed as a stream: ``[{"image_id": ..., "bbox": [x, y, width, height], "score": ...}]``."""
 
 from array import array
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from .base import Entry, Format, RawProposals, require_extra
 __all__ = ["COCO_JSON"]
 
 _CHUNK = 2**20
-_MAX_DEPTH = 100  # results have 3, with masks 5
+_MAX_DEPTH = 100  # far above that of any results file
 
 
 def read_coco_json(path: Path) -> RawProposals:
-    """Boxes of an image need not stand together, so all are gathered first, in 40 bytes each."""
-    rows: dict[Any, array] = {}
+    """Gather all boxes first, in 40 bytes each, since those of an image may be scattered over the file."""
+    rows: dict[Any, array[float]] = {}
     for number, item in enumerate(_items(path)):
         image_id, values = _row(item, f"{path}, entry {number}")
         rows.setdefault(image_id, array("d")).extend(values)
@@ -43,7 +43,7 @@ def _items(path: Path) -> Iterator[Any]:
 
 
 def _check_depth(file: BinaryIO, path: Path) -> None:
-    """Refuse JSON that nests deeply: the parser's time grows with its square. Brackets in text count too."""
+    """Refuse deeply nested JSON, on which the parser takes quadratic time. Brackets in strings count too."""
     depth = 0
     while chunk := file.read(_CHUNK):
         codes = np.frombuffer(chunk, np.uint8) | 32  # "[" and "]" become "{" and "}"
@@ -71,7 +71,7 @@ def _row(item: Any, where: str) -> tuple[Any, list[float]]:
         raise ValueError(f"{where}: a number is too large for a coordinate or score") from None
 
 
-def _entries(rows: dict[Any, array]) -> Iterator[Entry]:
+def _entries(rows: dict[Any, "array[float]"]) -> Iterator[Entry]:
     for image_id, values in rows.items():
         table = np.frombuffer(values).reshape(-1, 5)
         yield image_id, table[:, :4], table[:, 4]

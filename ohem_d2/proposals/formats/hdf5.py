@@ -1,23 +1,25 @@
-"""MATLAB's files of version 7.3, which are HDF5: numbers, text and cells of them."""
+"""Reader of MATLAB 7.3 files, which are HDF5: numbers, text and cell arrays of them."""
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .base import Budget, require_extra
 
 __all__ = ["read_mat73"]
 
-Value = Union[np.ndarray, str, list]
+Value = NDArray[Any] | str | list[Any]
 
 
 def read_mat73(path: Path, names: Collection[str]) -> dict[str, Value]:
-    """Read the variables of ``names`` that the file has: numbers as arrays, text as str, cells as flat lists.
+    """Read the variables `names` as far as present: numbers as arrays, text as str, cells as flat lists.
 
     Raises:
-        ValueError: a file that is truncated or damaged, or a variable of another class; without the path.
+        ValueError: a variable of another class, or a file that unpacks to too much; without the path. Of a
+            damaged file h5py raises other errors as well.
         ImportError: h5py is not installed.
     """
     h5py = _h5py()
@@ -37,7 +39,7 @@ def _h5py() -> Any:
 
 
 def _dataset(file: Any, name: str) -> Any:
-    """The data set of a variable, which must lie in this file and not be a link to another."""
+    """The HDF5 data set of a variable; it must lie in this file and not be a link to another one."""
     hard = isinstance(file.get(name, getlink=True), _h5py().HardLink)
     return _own(file[name] if hard else None, name)
 
@@ -64,7 +66,8 @@ def _leaf(dataset: Any, budget: Budget, name: str) -> Value:
     if "MATLAB_empty" in dataset.attrs:  # it stores the shape instead of values
         return np.zeros((0, 0))
     budget.spend(dataset.size * dataset.dtype.itemsize, name)
-    values = dataset[()]
+    values: NDArray[Any] = np.asarray(dataset[()])
     if dataset.attrs.get("MATLAB_class") == b"char":
         return values.astype("<u2").tobytes().decode("utf-16-le")
-    return np.asarray(values).T
+    matrix: NDArray[Any] = values.T
+    return matrix

@@ -1,4 +1,4 @@
-"""MATLAB files of Fast R-CNN's authors and of MCG; a folder of per-image files is read like one of a data set.
+"""MATLAB files of Fast R-CNN's authors and of MCG, for a whole data set or per image.
 
 - Fast R-CNN, data set (``voc_2007_trainval.mat``): cells ``boxes`` and ``images``; y1 x1 y2 x2, 1-based,
   inclusive.
@@ -6,7 +6,8 @@
 - MCG, image (``COCO_train2014_000000000009.mat``): arrays ``boxes`` and ``scores``; y1 x1 y2 x2, 1-based,
   inclusive.
 
-Which of them a file is, its variables tell; the id of an image is the name of its file.
+The variables of a file tell its kind. Per-image files are read one by one or as a folder; the image id is the
+stem of the file, without ``_boxes``.
 """
 
 from collections.abc import Iterator
@@ -23,11 +24,11 @@ from .mat5 import read_mat5
 __all__ = ["MATLAB"]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_SUFFIX = "_boxes"  # what Fast R-CNN's demo appends to the id
+_SUFFIX = "_boxes"  # Fast R-CNN's demo appends it to the id
 
 
 def read_matlab(path: Path) -> RawProposals:
-    """A file of a data set or of one image, or a folder of the latter, all of one kind."""
+    """Open a file of a data set or of one image, or a folder of per-image files of one kind."""
     files = sorted(path.rglob("*.mat")) if path.is_dir() else [path]
     first = _load(files[0])
     if len(files) == 1 and isinstance(first["boxes"], list):

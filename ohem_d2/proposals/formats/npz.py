@@ -1,13 +1,19 @@
-"""Numpy's npz in one of two layouts: ``ids`` (n,), ``boxes`` (T, 4), ``scores`` (T,) and ``offsets`` (n + 1,),
-as in the store; or one (n, 4) or (n, 5) array for each image, under its id, the fifth column being the score.
+"""NumPy's npz in one of two layouts: tables as in the store, or one array per image.
+
+The tables are ``ids`` (n,), ``boxes`` (T, 4), ``scores`` (T,) and ``offsets`` (n + 1,). The array of an image
+has its id as name and shape (n, 4) or (n, 5), the fifth column being the score.
+
+Not ``np.load``, which allocates whatever the header of an untrusted file claims.
 """
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from ...utils.messages import brief
 from ..index import offsets_fit
@@ -32,15 +38,15 @@ def read_npz(path: Path) -> RawProposals:
 
 
 class _Archive:
-    """Reads the arrays of a zip file one at a time, each no larger than its header and the budget say."""
+    """Reads the arrays of a zip file one at a time, within the budget of the file."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path, self.archive, self.budget = path, archive, Budget(path)
 
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[str, NDArray[Any]]]:
         return ((info.filename.removesuffix(".npy"), self.read(info)) for info in self.archive.infolist())
 
-    def read(self, info: zipfile.ZipInfo) -> np.ndarray:
+    def read(self, info: zipfile.ZipInfo) -> NDArray[Any]:
         self.budget.spend(info.file_size, f"array {brief(info.filename)}")
         try:
             with self.archive.open(info) as file:
@@ -54,11 +60,13 @@ class _Archive:
             ) from error
 
 
-def _read_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"npy version {version} is not known")
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    read: Callable[[IO[bytes]], Any] = (
+        npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    )
     shape, fortran, dtype = read(file)
     if dtype.kind not in "biufU":
         raise ValueError(f"it holds {dtype}, not numbers or text")

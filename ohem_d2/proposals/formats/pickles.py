@@ -1,7 +1,7 @@
-"""Pickles of Detectron2, Detectron and mmdetection, read without running what they hold.
+"""Pickles of Detectron2, Detectron and mmdetection, read without executing code.
 
-A pickle can run any code when it is loaded, so it is read by an unpickler that builds numpy arrays, numbers,
-``BoxMode`` and plain containers only.
+Loading an untrusted pickle can execute any code, so it is read by an unpickler that builds only NumPy arrays,
+numbers, `BoxMode` and plain containers.
 """
 
 import pickle
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
+from numpy.typing import NDArray
 
 from ...utils.files import atomic_file
 from ...utils.messages import brief
@@ -25,8 +26,10 @@ _CONVENTIONS = {BoxMode.XYXY_ABS: "xyxy0", BoxMode.XYWH_ABS: "xywh0"}
 
 
 def read_detectron2(path: Path) -> RawProposals:
-    """Detectron2's dict of ``ids``, ``boxes``, ``objectness_logits`` and ``bbox_mode``, or Detectron's of
-    ``indexes``, ``boxes`` and ``scores``.
+    """Read a dict of Detectron2 or Detectron.
+
+    Detectron2's has ``ids``, ``boxes``, ``objectness_logits`` and ``bbox_mode``; Detectron's has ``indexes``,
+    ``boxes`` and ``scores``.
     """
     content = _load_pickle(path)
     if isinstance(content, list):
@@ -45,8 +48,9 @@ def read_detectron2(path: Path) -> RawProposals:
 
 
 def read_mmdetection(path: Path, ids: Sequence[Any]) -> RawProposals:
-    """Mmdetection's list with an (n, 4) or (n, 5) array for each image of a data set, in its order; without a
-    fifth column all scores are equal.
+    """Read mmdetection's list: an (n, 4) or (n, 5) array for each image of `ids`, in that order.
+
+    Without a fifth column all scores are equal.
     """
     content = _load_pickle(path)
     if not isinstance(content, (list, tuple)):
@@ -57,11 +61,11 @@ def read_mmdetection(path: Path, ids: Sequence[Any]) -> RawProposals:
     return RawProposals(_bounded(((i, *row) for i, row in zip(ids, rows)), path), "xyxy0", "mmdetection")
 
 
-def split_scores(array: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 5) as boxes and scores; (n, 4) as boxes and zeros.
+def split_scores(array: Any, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Split an (n, 5) array into boxes and scores; an (n, 4) array gets scores of zero.
 
     Raises:
-        ValueError: another shape, or no numbers.
+        ValueError: another shape, or not numbers.
     """
     array = _plain_array(array)
     array = array.reshape(0, 5) if array.size == 0 else array
@@ -72,11 +76,13 @@ def split_scores(array: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     return array[:, :4], array[:, 4] if array.shape[1] == 5 else np.zeros(len(array))
 
 
-def write_detectron2(path: Path, proposals: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write Detectron2's format, all or nothing. Its loader compares ids as strings, so strings they stay.
+def write_detectron2(path: Path, proposals: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    """Write Detectron2's format; the file appears whole or not at all.
+
+    Ids stay strings: Detectron2's loader compares them as strings.
 
     Args:
-        path: file to write; missing folders are made.
+        path: file to write; missing folders are created.
         proposals: image id -> (boxes (n, 4) float32 XYXY_ABS, scores (n,)).
     """
     entries = list(proposals.values())
@@ -84,7 +90,7 @@ def write_detectron2(path: Path, proposals: Mapping[str, tuple[np.ndarray, np.nd
         "ids": list(proposals),
         "boxes": [np.array(boxes) for boxes, _ in entries],
         "objectness_logits": [np.array(scores) for _, scores in entries],
-        "bbox_mode": int(BoxMode.XYXY_ABS),  # a plain number loads wherever numpy does
+        "bbox_mode": int(BoxMode.XYXY_ABS),  # a plain int loads without Detectron2
     }
     with atomic_file(path) as file:
         pickle.dump(content, file, protocol=4)
@@ -107,7 +113,7 @@ def _columns(content: Mapping[Any, Any], path: Path) -> list[Sequence[Any]]:
 
 
 def _bounded(entries: Iterator[Entry], path: Path) -> Iterator[Entry]:
-    """The entries, while a file of this size could hold them: a pickle repeats an array for nothing."""
+    """The entries, bounded by the size of the file, since a pickle can repeat an array at no cost."""
     budget = Budget(path)
     for image_id, boxes, scores in entries:
         boxes, scores = _plain_array(boxes), _plain_array(scores)
@@ -115,8 +121,8 @@ def _bounded(entries: Iterator[Entry], path: Path) -> Iterator[Entry]:
         yield image_id, boxes, scores
 
 
-def _plain_array(values: Any) -> np.ndarray:
-    """An array as it is, a list of numbers or of such lists as an array; of anything deeper, an object."""
+def _plain_array(values: Any) -> NDArray[Any]:
+    """Convert a list of numbers or of rows of up to five to an array; anything else to an object array."""
     if isinstance(values, np.ndarray):
         return values
     if not isinstance(values, (list, tuple)):
@@ -136,25 +142,25 @@ def _plain_array(values: Any) -> np.ndarray:
         return np.array(None)
 
 
-def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """Stands for numpy's, which would allocate any shape; what numpy writes is empty and filled later."""
+def _reconstruct(kind: Any, shape: Any, code: Any) -> NDArray[Any]:
+    """Replace NumPy's, which allocates any shape; in a genuine pickle it is (0,) and filled later."""
     if kind is not _NDARRAY or shape != (0,):
         raise pickle.UnpicklingError(f"an array of shape {brief(shape)} is not admitted here")
-    return np.ndarray((0,), "b")
+    return np.empty(0, "b")
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """Stands for ``_codecs.encode``, by which old pickle protocols store bytes."""
+    """Replace ``_codecs.encode``, with which old pickle protocols store bytes."""
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """Stands for ``bytes``, by which old pickle protocols store empty bytes."""
+    """Replace ``bytes``, with which old pickle protocols store empty bytes."""
     return b""
 
 
-def _box_mode_by_name(owner: type, name: str) -> BoxMode:
-    """Stands for ``getattr``, by which Python 3.11 may store an enum member."""
+def _box_mode_by_name(owner: Any, name: str) -> BoxMode:
+    """Replace ``getattr``, with which Python 3.11 may store an enum member."""
     if owner is not BoxMode or not isinstance(name, str) or name not in BoxMode.__members__:
         raise pickle.UnpicklingError(f"attribute {brief(name)} of {brief(owner)} is not admitted")
     return BoxMode[name]
@@ -177,7 +183,7 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 
 
 class _ProposalUnpickler(pickle.Unpickler):
-    """Admits what a proposal file needs, under the module names of numpy 1 and 2 and of Python 2 and 3."""
+    """Admits only what a proposal file needs, by the module names of NumPy 1 and 2 and of Python 2 and 3."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")

@@ -11,6 +11,7 @@ import yaml
 from detectron2.config import get_cfg
 
 from ohem_d2 import add_ohem_config
+from ohem_d2.comparison import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = yaml.safe_load((ROOT / "benchmarks/paper/tables.yaml").read_text())
@@ -32,12 +33,7 @@ TESTED_ON = {"4": "voc_2012_test", "5": "coco_2015_test-dev", "COCO 2017": "coco
 
 @pytest.fixture
 def script(load_script):
-    return load_script("tools/reproduce.py")
-
-
-@pytest.fixture
-def runs_module(script):
-    return sys.modules["runs"]
+    return load_script("benchmarks/reproduce.py")
 
 
 def resolve(run):
@@ -85,14 +81,14 @@ def test_a_row_has_as_many_published_figures_as_its_table_measures(name, number)
     assert set(row) <= known, "a key that nothing reads"
 
 
-def test_every_table_is_in_the_model_zoo_and_its_rows_are_tested_alike(script, runs_module, tmp_path):
+def test_every_table_is_in_the_model_zoo_and_its_rows_are_tested_alike(script, tmp_path):
     zoo = (ROOT / "MODEL_ZOO.md").read_text()
     for name, table in TABLES.items():
         assert f"<!-- table: benchmarks/paper/tables.yaml {name} -->" in zoo
         records = []
         for run in {script.run_of(table, row) for row in table["rows"]}:
             (tmp_path / "config.yaml").write_text(resolve(run).dump())
-            settings = runs_module._test_settings(tmp_path / "config.yaml")
+            settings = runs._test_settings(tmp_path / "config.yaml")
             records.append({"folder": run.name, "test_settings": settings, "figures": {}, "environment": {}})
         script.render_rows(TABLES, name, records)
 
@@ -120,7 +116,7 @@ def test_a_row_shows_the_published_figures_ours_config_and_command(script):
     text = script.render_rows(tables, "0", [a_record("heuristic", {"bbox/AP": 20.04, "bbox/AP50": 36.0})])
     first, second = text.splitlines()[2:4]
     link = "[heuristic](configs/demo/heuristic.yaml)"
-    command = "`python tools/reproduce.py --table 0 --rows 1`"
+    command = "`python benchmarks/reproduce.py --table 0 --rows 1`"
     assert first == f"| 1 |  |  | 19.7 / – | 20.0 / 36.0 | {link} | {command} |"
     config = "[ohem](configs/demo/ohem.yaml) `TEST.BOX_VOTING.ENABLED True`"
     assert second.startswith(f"| 2 |  | x |  |  | {config} |")
@@ -158,9 +154,9 @@ def test_only_rows_that_are_compared_need_equal_tests(script):
         script.render_rows(a_table(*rows), "0", records)
 
 
-def test_all_that_changes_a_result_at_test_is_recorded(script, runs_module, tmp_path):
+def test_all_that_changes_a_result_at_test_is_recorded(script, tmp_path):
     (tmp_path / "config.yaml").write_text(resolve(script.Run("configs/demo/ohem.yaml")).dump())
-    settings = runs_module._test_settings(tmp_path / "config.yaml")
+    settings = runs._test_settings(tmp_path / "config.yaml")
     recorded = """TEST.DETECTIONS_PER_IMAGE TEST.AUG.ENABLED TEST.AUG.COMBINE TEST.BOX_VOTING.ENABLED
         TEST.BOX_VOTING.VOTERS MODEL.ROI_HEADS.SCORE_THRESH_TEST MODEL.ROI_HEADS.NMS_THRESH_TEST DATASETS.TEST
         MODEL.RPN.NMS_THRESH MODEL.RPN.POST_NMS_TOPK_TEST MODEL.RETINANET.SCORE_THRESH_TEST
@@ -177,7 +173,7 @@ ROWS_OF_STUB = [{"config": "heuristic"}, {"config": "ohem"}, B]
 
 
 @pytest.fixture
-def calls(script, runs_module, tmp_path, monkeypatch):
+def calls(script, tmp_path, monkeypatch):
     """The calls of a train_net.py that takes no time; configs whose name is in `calls.failing` fail."""
 
     class Calls(list):
@@ -194,7 +190,7 @@ def calls(script, runs_module, tmp_path, monkeypatch):
         (folder / "config.yaml").write_text("TEST: {DETECTIONS_PER_IMAGE: 100}")
 
     done = Calls()
-    monkeypatch.setattr(runs_module, "_train_net", train_net)
+    monkeypatch.setattr(runs, "_train_net", train_net)
     monkeypatch.setattr(script, "TABLES", tmp_path / "tables.yaml")
     monkeypatch.chdir(tmp_path)
     table = a_table(*ROWS_OF_STUB)["0"]
@@ -242,13 +238,13 @@ def test_what_fails_stops_no_other_run_and_is_tried_again(script, calls, tmp_pat
     assert folders(calls) == ["ohem", B_FOLDER] and len(results(tmp_path)) == 3
 
 
-def test_an_interrupt_loses_nothing_that_was_done(script, calls, runs_module, tmp_path, monkeypatch):
-    def interrupted(self, target):
+def test_an_interrupt_loses_nothing_that_was_done(script, calls, tmp_path, monkeypatch):
+    def interrupted(source, target):
         raise KeyboardInterrupt
 
     script.main(["--table", "0", "--rows", "1"])
     before = (tmp_path / "results.json").read_text()
-    monkeypatch.setattr(runs_module.Path, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         script.main(["--table", "0", "--rows", "2"])
     assert (tmp_path / "results.json").read_text() == before
@@ -373,7 +369,7 @@ def test_real_runs_are_trained_tested_resumed_and_rendered(script, load_script, 
     log = (output / B_FOLDER / "console.txt").read_text()
     assert "Loading from output/paper/ohem/model_final.pth" in log
 
-    # As if it had been stopped after the first of two iterations; what is trained to the end then is tested again.
+    # As if it had been stopped after the first of two iterations; what is trained on then is tested again.
     (output / "ohem/result.json").write_text(json.dumps({"options": trained["options"]}))
     (output / "ohem/last_checkpoint").write_text("model_0000000.pth")
     script.main(args)
@@ -382,6 +378,6 @@ def test_real_runs_are_trained_tested_resumed_and_rendered(script, load_script, 
 
     (tmp_path / "page.md").write_text("<!-- table: output/paper/tables.yaml 0 -->\n<!-- end of table -->\n")
     (output / "tables.yaml").write_text(yaml.safe_dump(tables))
-    row = load_script("tools/render_tables.py").render_file(tmp_path / "page.md").splitlines()[3]
+    row = load_script("benchmarks/render_tables.py").render_file(tmp_path / "page.md").splitlines()[3]
     figures = results(output)["ohem"]["figures"]
     assert f"| 1.0 / 2.0 | {figures['bbox/AP']:.1f} / {figures['bbox/AP50']:.1f} |" in row

@@ -1,5 +1,6 @@
 """One run of train_net.py: made once, resumed if it was stopped, recorded with settings and figures."""
 
+import importlib
 import json
 import logging
 import os
@@ -14,14 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import detectron2
-import numpy
 import torch
-import torchvision
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from ..utils.files import atomic_file
+
+_TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
+# Recorded with each run: name -> module; OpenCV is optional.
+_PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "detectron2": "detectron2",
+    "numpy": "numpy",
+    "opencv": "cv2",
+}
 logger = logging.getLogger(__name__)
 
 # What changes a result at test: all keys with TEST in their name, and one that training and test share.
@@ -36,14 +43,17 @@ def run_once(
 
     Args:
         config: file, as from the current folder.
+        seed: of the training.
         folder: of this run alone; the record is its ``result.json``.
         opts: ``KEY VALUE`` overrides.
         eval_only: test the ``MODEL.WEIGHTS`` of `opts`.
+        num_gpus: of this machine.
 
     Returns:
         the record: arm, seed, options, command, test_settings, environment and figures.
 
     Raises:
+        FileNotFoundError: the package is installed without train_net.py.
         ValueError: the folder holds a run with other options, done or to be resumed.
         RuntimeError: the run failed; names its log.
     """
@@ -61,13 +71,21 @@ def run_once(
         _forget(folder)
     write_json(result, {"options": options})
     logger.info("%s: %s", "testing" if eval_only else "training", folder)
-    _train_net([*arguments(config, seed, opts, eval_only), "OUTPUT_DIR", str(folder)], num_gpus, folder)
-    run = {"arm": Path(config).stem, "seed": seed, "options": options,
-           "command": shlex.join(["python", "train_net.py", *_gpus(num_gpus), *arguments(config, seed, opts, eval_only)]),
-           "test_settings": _test_settings(folder / "config.yaml"), "environment": _environment(),
-           "figures": {**_training_figures(folder), **_test_figures(folder)}}  # fmt: skip
+    called_with = arguments(config, seed, opts, eval_only)
+    _train_net([*called_with, "OUTPUT_DIR", str(folder)], num_gpus, folder)
+    command = shlex.join(["python", "train_net.py", *_gpus(num_gpus), *called_with])
+    run = {"arm": Path(config).stem, "seed": seed, "options": options, "command": command, **_record(folder)}
     write_json(result, run)
     return run
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What is read from the folder of a run that is done, and from this machine."""
+    return {
+        "test_settings": _test_settings(folder / "config.yaml"),
+        "environment": _environment(),
+        "figures": {**_training_figures(folder), **_test_figures(folder)},
+    }
 
 
 def _weights_are_newer(opts: Sequence[str], result: Path) -> bool:
@@ -77,7 +95,7 @@ def _weights_are_newer(opts: Sequence[str], result: Path) -> bool:
 
 
 def _forget(folder: Path) -> None:
-    """Remove what Detectron2 would add to, of an attempt that left no checkpoint or of a test that is made again."""
+    """Remove what Detectron2 would append to: of an attempt without checkpoint, or a test made again."""
     for file in (folder / "metrics.json", folder / "log.txt"):
         file.unlink(missing_ok=True)
     shutil.rmtree(folder / "inference", ignore_errors=True)
@@ -93,9 +111,11 @@ def arguments(config: str, seed: int, opts: Sequence[str] = (), eval_only: bool 
 
 
 def _train_net(options: list[str], num_gpus: int, folder: Path) -> None:
+    if not _TRAIN_NET.is_file():
+        raise FileNotFoundError(f"{_TRAIN_NET} does not exist: runs are made from a checkout of the project")
     folder.mkdir(parents=True, exist_ok=True)
     resume = [] if "--eval-only" in options else ["--resume"]
-    command = [sys.executable, str(ROOT / "train_net.py"), *_gpus(num_gpus), *resume, *options]
+    command = [sys.executable, str(_TRAIN_NET), *_gpus(num_gpus), *resume, *options]
     console = folder / "console.txt"
     with open(console, "a") as out:
         code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode
@@ -106,17 +126,18 @@ def _train_net(options: list[str], num_gpus: int, folder: Path) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Write `file` as a whole or not at all, and make its folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(file)
+    with atomic_file(file) as out:
+        out.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def _training_figures(folder: Path) -> dict[str, float]:
     """Mean loss over all RoIs, trained fg : bg, speed and memory, as far as they were measured."""
     metrics, log = folder / "metrics.json", folder / "log.txt"
     records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    figures = {"ohem/all_roi_loss": r["ohem/all_roi_loss"] for r in records if "ohem/all_roi_loss" in r}
+    figures = {}
+    losses = [r["ohem/all_roi_loss"] for r in records if "ohem/all_roi_loss" in r]
+    if losses:
+        figures["ohem/all_roi_loss"] = losses[-1]
     sampled = [r for r in records if "roi_head/num_bg_samples" in r]
     if sampled:
         foreground = sum(r["roi_head/num_fg_samples"] for r in sampled)
@@ -153,16 +174,17 @@ def _leaves(node: dict[str, Any], prefix: str = ""):
 
 
 def _environment() -> dict[str, str]:
-    cuda = torch.cuda.is_available()
-    return {
-        "device": torch.cuda.get_device_name() if cuda else _cpu(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "detectron2": detectron2.__version__,
-        "numpy": numpy.__version__,
-        "opencv": cv2.__version__,
-    }
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
+    versions = {name: _version(module) for name, module in _PACKAGES.items()}
+    known = {name: version for name, version in versions.items() if version}
+    return {"device": device, "python": platform.python_version(), **known}
+
+
+def _version(module: str) -> str | None:
+    try:
+        return importlib.import_module(module).__version__
+    except ImportError:
+        return None
 
 
 def _cpu() -> str:

@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 import yaml
+
+from ohem_d2.comparison import check_equal_tests
 
 # Column of a row -> the settings of the test that it stands for.
 TESTED_WITH = {"+M": "TEST.AUG.", "+B": "TEST.BOX_VOTING."}
@@ -38,8 +40,10 @@ def load_results(file: Path) -> list[dict[str, Any]]:
 
 
 def read_json(file: Path) -> Any:
-    """Raises:
-    ValueError: no JSON; names the file.
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: no JSON; names the file.
     """
     try:
         return json.loads(file.read_text())
@@ -48,8 +52,10 @@ def read_json(file: Path) -> Any:
 
 
 def get_table(tables: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    """Raises:
-    ValueError: no such table; names the valid ones.
+    """The table of this name.
+
+    Raises:
+        ValueError: no such table; names the valid ones.
     """
     if name not in tables:
         raise ValueError(f"there is no table {name!r}; valid: {', '.join(tables)}")
@@ -66,6 +72,8 @@ def render_rows(tables: dict[str, dict[str, Any]], name: str, runs: Sequence[dic
     """A table in Markdown: published figures beside ours, which are empty where nobody measured.
 
     Args:
+        tables: of `load_tables`.
+        name: of the table.
         runs: records of runs, of all tables.
 
     Raises:
@@ -95,7 +103,7 @@ def _cells(name: str, number: int, table: dict[str, Any], run: dict[str, Any] | 
         *(_figures(row.get(source), decimals) for source in table["sources"]),
         _figures(ours, decimals),
         f"[{config.stem}]({config})" + (f" `{overrides}`" if overrides else ""),
-        f"`python tools/reproduce.py --table {name} --rows {number}`",
+        f"`python benchmarks/reproduce.py --table {name} --rows {number}`",
     ]
 
 
@@ -116,24 +124,3 @@ def _check(name: str, table: dict[str, Any], measured: Sequence[dict | None]) ->
         return tuple(rows[label].get(column) for column in [*table["compared"], *named])
 
     check_equal_tests(tested, declared)
-
-
-def check_equal_tests(
-    tested: Iterable[tuple[str, dict[str, Any]]],
-    declared: Callable[[str, str], Any] = lambda label, key: None,
-) -> None:
-    """Raise ValueError unless all were tested alike.
-
-    Args:
-        tested: label and test settings of each row.
-        declared: of label and key; the setting must be equal in the rows for which this is equal.
-    """
-    tested = list(tested)
-    first: dict[tuple, tuple[str, Any]] = {}
-    for label, settings in tested:
-        for key in dict.fromkeys(key for _, others in tested for key in others):
-            value = settings.get(key, "not recorded")
-            other, before = first.setdefault((key, declared(label, key)), (label, value))
-            if value != before:
-                differ = f"{key} is {before!r} for {other} and {value!r} for {label}"
-                raise ValueError(f"no table: {differ}; arms must be tested alike")

@@ -9,7 +9,7 @@ def check(load_script, make_voc, tmp_path):
     (tmp_path / "bad/JPEGImages/a.jpg").unlink()
     text = "{{format: voc, root: ./{0}, splits: [train], classes: [dog]}}"
     (tmp_path / "c.yaml").write_text("".join(f"{name}: {text.format(name)}\n" for name in ("good", "bad")))
-    script = load_script("datasets/check.py")
+    script = load_script("tools/check_dataset.py")
     return lambda *arguments: script.main([*arguments, "--catalog", str(tmp_path / "c.yaml")])
 
 

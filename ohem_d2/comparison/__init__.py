@@ -1,0 +1,19 @@
+"""Runs of train_net.py, several configs and seeds side by side, and their figures as tables."""
+
+from .arms import run_arms
+from .progress import describe_progress, read_progress, show_progress
+from .runs import arguments, run_once, write_json
+from .tables import check_equal_tests, check_scipy, render_table
+
+__all__ = [
+    "arguments",
+    "check_equal_tests",
+    "check_scipy",
+    "describe_progress",
+    "read_progress",
+    "render_table",
+    "run_arms",
+    "run_once",
+    "show_progress",
+    "write_json",
+]

@@ -1,0 +1,34 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = {"arm": "ohem", "figures": {"bbox/AP50": 80}, "environment": {"torch": "2"}, "test_settings": {}}
+
+
+def test_the_tables_of_the_documents_are_what_their_results_say(load_script):
+    render_file = load_script("benchmarks/render_tables.py").render_file
+    for name in ("README.md", "MODEL_ZOO.md"):
+        text = (ROOT / name).read_text()
+        assert "<!-- table: " in text
+        assert render_file(ROOT / name) == text, f"run benchmarks/render_tables.py {name}"
+
+
+def test_a_stale_table_is_rendered_or_reported(load_script, tmp_path, monkeypatch):
+    (tmp_path / "results.json").write_text(json.dumps([RUN]))
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table: results.json -->\nold\n<!-- end of table -->\nafter\n")
+    main = load_script("benchmarks/render_tables.py").main
+    monkeypatch.setattr(sys, "argv", ["render_tables.py", str(page), "--check"])
+    with pytest.raises(SystemExit, match="not up to date: .*page.md"):
+        main()
+    assert "old" in page.read_text()
+    monkeypatch.setattr(sys, "argv", ["render_tables.py", str(page)])
+    main()
+    monkeypatch.setattr(sys, "argv", ["render_tables.py", str(page), "--check"])
+    main()
+    text = page.read_text()
+    assert text.startswith("before\n<!-- table: results.json -->\n| arm |") and "old" not in text
+    assert text.endswith("<!-- end of table -->\nafter\n")

@@ -1,0 +1,55 @@
+import pytest
+
+import ohem_d2.comparison.tables
+from ohem_d2.comparison import render_table
+
+
+def a_run(arm, ap50, detections=100, **more):
+    return {
+        "arm": arm, "figures": {"bbox/AP50": ap50, "fg_per_bg": 0.5}, "environment": {"torch": "2"},
+        "test_settings": {"TEST.DETECTIONS_PER_IMAGE": detections}, **more,
+    }  # fmt: skip
+
+
+def row(table, arm):
+    return [
+        cell.strip()
+        for cell in next(line for line in table.splitlines() if line.startswith(f"| {arm}")).split("|")
+    ]
+
+
+def test_a_cell_is_the_mean_and_students_interval_over_seeds():
+    # 80, 82, 84: mean 82, standard deviation 2, t(0.975, 2) = 4.303: 4.303 * 2 / sqrt 3 = 4.97.
+    table = render_table([a_run("ohem", v) for v in (80, 82, 84)])
+    assert row(table, "ohem")[2:5] == ["3", "82.0 ± 5.0", "0.50 ± 0.00"]
+
+
+def test_one_seed_has_no_interval_and_what_was_not_measured_stays_empty():
+    other = a_run("plain", 70)
+    other["figures"]["bbox/AP75"] = 60
+    table = render_table([a_run("ohem", 80), other])
+    assert row(table, "arm")[2:6] == ["seeds", "AP50", "AP75", "trained fg : bg"]
+    assert row(table, "ohem")[2:6] == ["1", "80.0", "", "0.50"]
+
+
+def test_different_tests_on_purpose_may_differ_but_not_within_one():
+    runs = [
+        a_run("plain", 80, 100),
+        a_run("plain +B", 84, 200, test="+B"),
+        a_run("ohem +B", 85, 200, test="+B"),
+    ]
+    assert row(render_table(runs), "ohem +B")[3] == "85.0"
+    with pytest.raises(ValueError, match="is 200 for plain.*300 for third"):
+        render_table([*runs, a_run("third", 85, 300, test="+B")])
+
+
+def test_arms_that_were_tested_differently_get_no_table():
+    with pytest.raises(ValueError, match="TEST.DETECTIONS_PER_IMAGE is 100 for plain and 2000 for ohem"):
+        render_table([a_run("plain", 80), a_run("ohem", 84, detections=2000)])
+
+
+def test_without_scipy_one_seed_has_a_table_and_several_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(ohem_d2.comparison.tables, "find_spec", lambda name: None)
+    assert row(render_table([a_run("ohem", 80)]), "ohem")[3] == "80.0"
+    with pytest.raises(ImportError, match=r'needs scipy: pip install "ohem_d2\[compare\]"$'):
+        render_table([a_run("ohem", 80), a_run("ohem", 82)])
