@@ -10,9 +10,9 @@ _Self = TypeVar("_Self", bound="Options")
 
 @dataclass(frozen=True)
 class Options:
-    """The keys of one section: each is a field with its name in lower case.
+    """The keys of one section: each is a field of the same name in lower case.
 
-    A subclass checks its values in ``__post_init__`` with the methods below.
+    A subclass checks its values in ``__post_init__`` with the ``require`` methods.
 
     Raises:
         ValueError: a value out of its range; the message names key, value and valid choices.
@@ -22,7 +22,8 @@ class Options:
     section: ClassVar[str]
     # Names of the sections inside it.
     subsections: ClassVar[tuple[str, ...]] = ()
-    # True: all keys of the section are ours, and any other is an error. False: a section of Detectron2.
+    # True: the whole section is ours, and any other key in it is an error. False: keys added to a section of
+    # Detectron2.
     is_own: ClassVar[bool] = True
 
     @classmethod
@@ -36,7 +37,7 @@ class Options:
 
     @classmethod
     def from_config(cls: type[_Self], cfg: CN) -> _Self:
-        """Read and check the section; a section of Detectron2 may lack our keys.
+        """Read and check the section; keys that a section of Detectron2 lacks have their defaults.
 
         Raises:
             KeyError: no such section, or an unknown key in it.
@@ -49,7 +50,7 @@ class Options:
 
     @classmethod
     def check_keys(cls, cfg: CN) -> None:
-        """Raise KeyError unless the section exists and has only known keys."""
+        """Raise KeyError if the section is missing or has an unknown key."""
         node, known = _get_section(cfg, cls.section), [*cls.defaults(), *cls.subsections]
         if not isinstance(node, CN):
             raise KeyError(f"{cls.section} is {node!r}; valid: a section with the keys {', '.join(known)}")
@@ -63,7 +64,7 @@ class Options:
         return {f.name.upper(): f.default for f in fields(cls)}
 
     def require(self, ok: bool, field: str, valid: str) -> None:
-        """Raise ValueError naming the key of `field`, its value and what is valid, unless `ok`."""
+        """Raise ValueError with the key of `field`, its value and what is valid, unless `ok`."""
         if not ok:
             value = getattr(self, field)
             raise ValueError(f"{self.section}.{field.upper()} is {value!r}; valid: {valid}")
@@ -85,7 +86,9 @@ def _get_section(cfg: CN, name: str) -> Any:
     node = cfg
     for part in name.split("."):
         if part not in node:
-            hint = "call ohem_d2.add_ohem_config(cfg) before reading files into it"
-            raise KeyError(f"the config has no section {name}; {hint}")
+            raise KeyError(
+                f"the config has no section {name}; call ohem_d2.add_ohem_config(cfg) before merging files "
+                "into it"
+            )
         node = node[part]
     return node
