@@ -189,7 +189,7 @@ def _is_parents(heads: ROIHeads, family: type, method: str) -> bool:
 
 
 def _next_weights(weights: Tensor | None, finite: Tensor, proposals: list[Instances]) -> Tensor:
-    """``BoxStage.weights``: of what this stage gets, times those of the stage before."""
+    """``BoxStage.weights`` of a stage: the weights of its own boxes times those of the stage before."""
     nonempty = torch.cat([p.proposal_boxes.nonempty() for p in proposals])
     own = torch.where(finite, nonempty.float(), float("nan"))
     return own if weights is None else weights * own

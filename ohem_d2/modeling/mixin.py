@@ -72,7 +72,7 @@ class OHEMMixin:
             self._features = None
 
     def _easy_losses(self) -> AbstractContextManager:
-        """Zeroes the losses of easy RoIs in the parent's forward, if naive; else that gets only hard RoIs."""
+        """A block that zeroes the losses of easy RoIs if naive; otherwise there are none, and it does nothing."""
         if not self.ohem.naive:
             return nullcontext()
         return ZeroedEasyLosses(self.box_predictor, self._mine, self.ohem.rank_by)
@@ -138,7 +138,7 @@ class OHEMMixin:
 
     @contextmanager
     def _sampling_all(self, num_proposals: int) -> Iterator[None]:
-        """A block in which the parent's sampler takes all proposals, at most `num_proposals` per image."""
+        """A block in which the parent's sampler takes up to `num_proposals` per image and appends no objects."""
         saved = self.batch_size_per_image, self.positive_fraction, self.proposal_append_gt
         self.batch_size_per_image, self.positive_fraction, self.proposal_append_gt = num_proposals, 1.0, False
         try:
