@@ -36,6 +36,7 @@ TABLE = {
     "_match_and_label_boxes": ("detectron2.modeling.roi_heads:CascadeROIHeads", [BOX_FORWARD]),
     "_modules": ("torch.nn:Module", ["modeling/mixin.py"]),
     "_predictions": (VOC, ["evaluation/voc_evaluation.py"]),
+    "_sample_proposals": ("detectron2.modeling.roi_heads:ROIHeads", [BOX_FORWARD]),
     "_run_stage": ("detectron2.modeling.roi_heads:CascadeROIHeads", [BOX_FORWARD]),
     "_shared_roi_transform": ("detectron2.modeling.roi_heads:Res5ROIHeads", [BOX_FORWARD]),
     "_subsample_labels": ("detectron2.modeling.proposal_generator:RPN", ["modeling/rpn.py"]),

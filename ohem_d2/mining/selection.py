@@ -152,7 +152,7 @@ def mine_hard_rois(
     is_cut = max(num_rois) > topk and has_nms and not pool_budget
     ranked = rank(_hardest_of_each_image(losses, num_rois, topk) if is_cut else None)
     counts, measured = read(ranked)
-    if is_cut and sum(counts) < num_per_image * num_images:  # too few survive among the hardest
+    if is_cut and any(n > topk and c < num_per_image for n, c in zip(num_rois, counts)):  # too few survive
         ranked = rank(None)
         counts, measured = read(ranked)
     selected = ranked.order[: sum(counts)].split(counts)

@@ -6,7 +6,6 @@ Shape letters: R = RoIs of all images.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -60,7 +59,7 @@ def box_forward(
     Raises:
         TypeError: see `find_box_forward`.
     """
-    return find_box_forward(type(heads))(heads, features, proposals, targets, partial(_run, size, reduce))
+    return find_box_forward(type(heads))(heads, features, proposals, targets, _Runner(size, reduce))
 
 
 def find_box_forward(heads: type) -> Callable[..., Iterator[BoxStage]]:
@@ -92,14 +91,16 @@ def is_detectron2s_sampler(label_and_sample_proposals: Callable) -> bool:
     return is_own and heads._sample_proposals is ROIHeads._sample_proposals
 
 
-def box_forward_standard(heads: StandardROIHeads, features, proposals, targets, run) -> Iterator[BoxStage]:
+def box_forward_standard(
+    heads: StandardROIHeads, features, proposals, targets, run: "_Runner"
+) -> Iterator[BoxStage]:
     """Standard heads: pooler, box head, predictor."""
     maps = [features[f] for f in heads.box_in_features]
     predictions = run(heads.box_pooler, heads.box_head, heads.box_predictor, maps, proposals)
     yield BoxStage(heads.box_predictor, predictions, proposals)
 
 
-def box_forward_res5(heads: Res5ROIHeads, features, proposals, targets, run) -> Iterator[BoxStage]:
+def box_forward_res5(heads: Res5ROIHeads, features, proposals, targets, run: "_Runner") -> Iterator[BoxStage]:
     """Heads on C4 features: pooler, fifth stage of the ResNet, mean over the cells, predictor."""
     maps = [features[f] for f in heads.in_features]
 
@@ -113,7 +114,7 @@ def box_forward_res5(heads: Res5ROIHeads, features, proposals, targets, run) -> 
 
 
 def box_forward_cascade(
-    heads: CascadeROIHeads, features, proposals, targets: list[Instances] | None, run
+    heads: CascadeROIHeads, features, proposals, targets: list[Instances] | None, run: "_Runner"
 ) -> Iterator[BoxStage]:
     """Cascades: each stage runs on the regressed boxes of the stage before."""
     maps, sizes = [features[f] for f in heads.box_in_features], [p.image_size for p in proposals]
@@ -130,7 +131,11 @@ def box_forward_cascade(
                 proposals = heads._create_proposals_from_boxes(boxes, sizes)
                 weights = _next_weights(weights, finite, proposals)
                 proposals = heads._match_and_label_boxes(proposals, number, targets)
-        predictions = run(heads.box_pooler, heads.box_head[number], predictor, maps, proposals)
+        if _is_parents(heads, CascadeROIHeads, "_run_stage"):
+            predictions = run(heads.box_pooler, heads.box_head[number], predictor, maps, proposals)
+        else:
+            predictions = heads._run_stage([x.float() for x in maps], proposals, number)
+            predictions = run.reduced(predictor, predictions, proposals)
         stage = BoxStage(predictor, predictions, proposals, weights)
         yield stage
 
@@ -142,32 +147,43 @@ class _Mean(nn.Module):
         return x.mean(dim=[2, 3])
 
 
-def _run(
-    size: int,
-    reduce: Reduce | None,
-    pooler: Callable[..., Tensor],
-    head: nn.Module,
-    predictor: nn.Module,
-    maps: list[Tensor],
-    proposals: list[Instances],
-) -> tuple[Tensor, ...]:
-    """Pool RoIs and run head, predictor and `reduce` on them, `size` at a time; in the order of the RoIs."""
-    has_dropout = any(m.training for m in head.modules())  # all else is in eval mode
-    boxes = [p.proposal_boxes for p in proposals]
-    chunks, order, rows = pool_in_chunks(pooler, maps, boxes, size, share=not has_dropout)
-    if reduce is None:  # predictions of any kind
-        (pooled,) = _in_order(_cat([(pooled,) for pooled in chunks]), order)
-        box_features = head(pooled)
-        return predictor(box_features if rows is None else box_features[rows])
-    if rows is not None:  # equal RoIs can have different labels
-        predictions = _cat([predictor(head(pooled)) for pooled in chunks])
-        return reduce(predictor, tuple(x[rows] for x in predictions), _labels(proposals))
-    labels = _labels(proposals)
-    labels, parts = labels if order is None else labels[order], []
-    for pooled in chunks:
-        of_chunk, labels = labels[: len(pooled)], labels[len(pooled) :]
-        parts.append(reduce(predictor, predictor(head(pooled)), of_chunk))
-    return _in_order(_cat(parts), order)
+class _Runner(NamedTuple):
+    """Runs a stage; its fields are the arguments of `box_forward`."""
+
+    size: int
+    reduce: Reduce | None
+
+    def __call__(
+        self,
+        pooler: Callable[..., Tensor],
+        head: nn.Module,
+        predictor: nn.Module,
+        maps: list[Tensor],
+        proposals: list[Instances],
+    ) -> tuple[Tensor, ...]:
+        """Pool RoIs and run head, predictor and `reduce` on them, in chunks; in the order of the RoIs."""
+        has_dropout = any(m.training for m in head.modules())  # all else is in eval mode
+        boxes = [p.proposal_boxes for p in proposals]
+        chunks, order, rows = pool_in_chunks(pooler, maps, boxes, self.size, share=not has_dropout)
+        if self.reduce is None:  # predictions of any kind
+            (pooled,) = _in_order(_cat([(pooled,) for pooled in chunks]), order)
+            box_features = head(pooled)
+            return predictor(box_features if rows is None else box_features[rows])
+        if rows is not None:  # RoIs that share features can differ in their labels
+            predictions = _cat([predictor(head(pooled)) for pooled in chunks])
+            return self.reduced(predictor, tuple(x[rows] for x in predictions), proposals)
+        labels = _labels(proposals)
+        labels, parts = labels if order is None else labels[order], []
+        for pooled in chunks:
+            of_chunk, labels = labels[: len(pooled)], labels[len(pooled) :]
+            parts.append(self.reduce(predictor, predictor(head(pooled)), of_chunk))
+        return _in_order(_cat(parts), order)
+
+    def reduced(
+        self, predictor: nn.Module, predictions: tuple[Tensor, ...], proposals: list[Instances]
+    ) -> tuple[Tensor, ...]:
+        """`reduce` of the predictions of all RoIs, if there is one."""
+        return self.reduce(predictor, predictions, _labels(proposals)) if self.reduce else predictions
 
 
 def _cat(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

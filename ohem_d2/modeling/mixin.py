@@ -72,7 +72,7 @@ class OHEMMixin:
             self._features = None
 
     def _easy_losses(self) -> AbstractContextManager:
-        """A block that zeroes the losses of easy RoIs if naive; otherwise there are none, and it does nothing."""
+        """A block that zeroes the losses of easy RoIs if naive; else there are none, and it does nothing."""
         if not self.ohem.naive:
             return nullcontext()
         return ZeroedEasyLosses(self.box_predictor, self._mine, self.ohem.rank_by)
@@ -138,7 +138,7 @@ class OHEMMixin:
 
     @contextmanager
     def _sampling_all(self, num_proposals: int) -> Iterator[None]:
-        """A block in which the parent's sampler takes up to `num_proposals` per image and appends no objects."""
+        """A block in which the parent's sampler takes all of `num_proposals` RoIs an image, and adds none."""
         saved = self.batch_size_per_image, self.positive_fraction, self.proposal_append_gt
         self.batch_size_per_image, self.positive_fraction, self.proposal_append_gt = num_proposals, 1.0, False
         try:

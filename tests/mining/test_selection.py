@@ -224,11 +224,12 @@ def test_the_hardest_go_into_nms_first_and_all_only_where_the_budget_is_unspent(
     losses = torch.arange(9.0)
     assert as_lists(mine_hard_rois(losses, APART[:9], [9], 3)) == [[8, 7, 6]]
     assert as_lists(mine_hard_rois(losses, APART[:9], [3, 6], 3)) == [[2, 1, 0], [5, 4, 3]]
-    assert looked_at == [4, 3 + 4]
-    equal = torch.cat([APART[:5], APART[:1].repeat(4, 1)])  # the four hardest are the same box, as is box 0
+    assert as_lists(mine_hard_rois(losses, APART[:9], [2, 7], 3)) == [[1, 0], [6, 5, 4]]
+    assert looked_at == [6, 3 + 6, 2 + 6]  # twice the budget; an image that is not cut has no more to give
+    equal = torch.cat([APART[:4], APART[:1].repeat(5, 1)])  # the five hardest are the same box, as is box 0
     hard = mine_hard_rois(losses, equal, [9], 3)
-    assert as_lists(hard) == [[8, 4, 3]] and hard.num_survivors == 5
-    assert looked_at == [4, 7, 4, 9]
+    assert as_lists(hard) == [[8, 3, 2]] and hard.num_survivors == 4
+    assert looked_at[3:] == [6, 9]
 
 
 @pytest.mark.parametrize("topk", [12, 4096])

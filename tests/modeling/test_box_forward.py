@@ -5,11 +5,13 @@ import torch
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, ROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.rotated_fast_rcnn import RROIHeads
 from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
 
 from ohem_d2 import OHEMCascadeROIHeads, OHEMMixin, OHEMOptions, OHEMRes5ROIHeads, OHEMROIHeads, roi_losses
 from ohem_d2.modeling import box_forward as module
 from ohem_d2.modeling.box_forward import box_forward, box_predictors, find_box_forward
 from ohem_d2.modeling.candidates import candidate_losses, label_candidates
+from ohem_d2.modeling.roi_losses import ranking_losses
 
 from ..builders import build_heads, make_inputs
 
@@ -164,3 +166,35 @@ def test_every_stage_has_its_predictor():
     assert len(box_predictors(build_heads(*CASCADE))) == 3
     heads = build_heads()
     assert box_predictors(heads) == [heads.box_predictor]
+
+
+@pytest.mark.parametrize("family", ["standard", "RoIPool", "Res5", "cascade"])
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_losses_by_chunks_are_those_of_whole_predictions(family, chunk):
+    """Against `ranking_losses` of the predictions of all RoIs, which no `reduce` has made smaller."""
+    heads, (features, proposals, targets) = build_heads(*FAMILIES[family]), make_inputs()
+    candidates = label_candidates(heads, proposals, targets)
+    losses = candidate_losses(heads, features, candidates, targets, OHEMOptions(readonly_chunk=chunk))
+    with EventStorage(), torch.no_grad():
+        stages = list(box_forward(heads.eval(), features, candidates, targets))
+        expected = sum(ranking_losses(s.predictor, s.predictions, s.proposals, "cls+box") for s in stages)
+    assert all(s.weights is None or s.weights.eq(1).all() for s in stages)
+    torch.testing.assert_close(losses, expected)
+
+
+@pytest.mark.parametrize("family, method", [("cascade", "_run_stage"), ("Res5", "_shared_roi_transform")])
+def test_a_method_that_a_subclass_overrides_is_called(family, method):
+    heads, (features, proposals, targets) = build_heads(*FAMILIES[family]), make_inputs()
+    candidates = label_candidates(heads, proposals, targets)
+    options = OHEMOptions(readonly_chunk=7)
+    expected = candidate_losses(heads, features, candidates, targets, options)
+
+    def overridden(self, maps, *args):
+        return getattr(type(self).__mro__[1], method)(self, [2 * x for x in maps], *args)
+
+    heads.__class__ = type("Third", (type(heads),), {method: overridden})
+    doubled = candidate_losses(heads, features, candidates, targets, options)
+    assert not torch.allclose(doubled, expected)
+    heads.__class__ = type(heads).__mro__[1]
+    features = {name: 2 * x for name, x in features.items()}
+    torch.testing.assert_close(doubled, candidate_losses(heads, features, candidates, targets, options))
