@@ -26,8 +26,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ohem_d2.data import read_proposals
 from ohem_d2.mining import rank_hard_rois, suppression
+from ohem_d2.modeling.pooling import PooledRoIs, split_boxes
 
-COLUMNS = ("ms", "ratio", "memory MiB", "ATen calls", "syncs")
+COLUMNS = ("ms", "ratio", "memory MiB", "ATen calls", "launches", "syncs")
+
+
+def chunks_of_detectron2(pooler, features, boxes, size, share) -> PooledRoIs:
+    """`pool_in_chunks` by the pooler itself."""
+    features = [feature.float() for feature in features]
+    return PooledRoIs(pooler(features, chunk) for chunk in split_boxes(boxes, size))
 
 
 # An optimisation undone or replaced: functions that replace ours, and options of mining. An option that is
@@ -37,12 +44,7 @@ UNDONE: dict[str, tuple] = {
     "as it is": ({}, {}),
     "Detectron2's matcher": ({CANDIDATES + "_labels": lambda matcher, ious, best: matcher(ious)[1]}, {}),
     "Detectron2's pooler": (
-        {
-            "ohem_d2.modeling.box_forward.pool_rois": lambda p, features, boxes, share: (
-                p(features, boxes),
-                None,
-            )
-        },
+        {"ohem_d2.modeling.box_forward.pool_in_chunks": chunks_of_detectron2},
         {},
     ),
     "NMS of all images at once": ({SUPPRESSION + "_group_by_group": suppression._all_at_once}, {}),
@@ -114,7 +116,7 @@ def mining(
             stack.enter_context(EventStorage())
             stack.enter_context(torch.no_grad())
             heads.ohem, heads._features = ohem, features
-            heads._hard_proposals(proposals, targets)
+            heads._hard_candidates(proposals, targets)
 
     return run
 

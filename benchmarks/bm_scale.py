@@ -74,13 +74,13 @@ def measure(args) -> dict[str, dict]:
 
 def mining_memory(step, device: str) -> float:
     heads, found = step.model.roi_heads, {}
-    mine = heads._hard_proposals
+    mine = heads._hard_candidates
 
     def measured(proposals, targets):
         found.update(peak_memory(lambda: mine(proposals, targets), device))
         return mine(proposals, targets)
 
-    with mock.patch.object(heads, "_hard_proposals", measured):
+    with mock.patch.object(heads, "_hard_candidates", measured):
         step()
     return found["memory MiB"]
 

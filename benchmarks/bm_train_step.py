@@ -10,7 +10,7 @@ All arms are built in one process and take turns; time and memory are also given
 from arms import ARMS, MODELS, build_arm, get_parser, make_batch, set_precision
 from measure import count_operations, peak_memory, stage_times, time_in_turns, write_report
 
-COLUMNS = ("ms", "ratio", "spread", "memory MiB", "memory ratio", "GFLOP", "ATen calls", "syncs")
+COLUMNS = ("ms", "ratio", "spread", "memory MiB", "memory ratio", "GFLOP", "ATen calls", "launches", "syncs")
 
 
 def main() -> None:

@@ -35,6 +35,11 @@ SYNCING = (
     "torchvision::nms",
 )
 # Operations that synchronise when an index is boolean.
+# Beside views, operations that launch no kernel.
+_NO_LAUNCH = (
+    *("aten::empty", "aten::new_empty", "aten::_local_scalar_dense"),
+    *("aten::detach", "aten::lift_fresh", "prim::"),
+)
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_")
 
 # Stage of mining -> its function, as (module, attribute).
@@ -127,7 +132,7 @@ class OperationCounter(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.counts: Counter = Counter()
-        self.num_syncing = 0
+        self.num_syncing = self.num_launches = 0
 
     def __enter__(self):
         self._patches = ExitStack()
@@ -146,6 +151,7 @@ class OperationCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name
         self.counts[name] += 1
+        self.num_launches += not (func.is_view or name.startswith(_NO_LAUNCH))
         self.num_syncing += name in SYNCING or self._synchronises(name, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
@@ -167,7 +173,11 @@ class OperationCounter(TorchDispatchMode):
 
 
 def count_operations(step: Callable, device: str) -> dict[str, float]:
-    """``GFLOP``, ``ATen calls`` and ``syncs`` of an iteration; on the CPU, the syncs that CUDA would have."""
+    """``GFLOP``, ``ATen calls``, ``launches`` and ``syncs`` of an iteration.
+
+    Launches are the calls that start kernels: no views, no allocations. On the CPU, syncs are those that CUDA
+    would have.
+    """
     with FlopCounterMode(display=False) as flops, OperationCounter() as counter:
         step()
     syncs = counter.num_syncing
@@ -183,6 +193,7 @@ def count_operations(step: Callable, device: str) -> dict[str, float]:
     return {
         "GFLOP": flops.get_total_flops() / 1e9,
         "ATen calls": sum(counter.counts.values()),
+        "launches": counter.num_launches,
         "syncs": syncs,
     }
 

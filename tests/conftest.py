@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage
 from PIL import Image
+
+from .pretended_cuda import pretended_cuda
 
 ROOT = Path(__file__).resolve().parents[1]
 OBJECT = (
@@ -27,6 +30,16 @@ def clean_catalogs():
         DatasetCatalog.pop(name)
     for name in set(MetadataCatalog) - described:
         MetadataCatalog.pop(name)
+
+
+@pytest.fixture(autouse=True)
+def cuda_device(request):
+    """For tests marked `cuda`: the GPU, or where there is none a pretended one, whose `Kernels` it gives."""
+    if request.node.get_closest_marker("cuda") is None or torch.cuda.is_available():
+        yield None
+        return
+    with pretended_cuda() as kernels:
+        yield kernels
 
 
 @pytest.fixture

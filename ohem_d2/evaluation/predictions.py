@@ -29,8 +29,8 @@ def class_predictions(
         TypeError: heads of no known family, or for rotated boxes.
     """
     stages = list(box_forward(heads, features, proposals))
-    predictor, predictions, proposals, _ = stages[-1]
-    boxes = predictor.predict_boxes(predictions, proposals)
+    last = stages[-1]
+    boxes = last.predictor.predict_boxes(last.predictions, last.proposals)
     scores = [s.predictor.predict_probs(s.predictions, s.proposals) for s in stages]
     return (
         [b.float().reshape(len(b), b.shape[1] // 4, 4) for b in boxes],

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .suppression import suppress_duplicates
 
-# Number of RoIs of an image, those of highest loss, that go into NMS at first: its time and memory grow with
-# the square of their number. The survivors among them are the same as if all went in, since a RoI is
-# suppressed only by RoIs of higher loss.
-NMS_TOPK = 4096
+# Number of RoIs of an image, those of highest loss, that go into NMS at first; twice the budget if that is
+# more. Its time grows with the square of their number. The survivors among them are the same as if all went
+# in, since a RoI is suppressed only by RoIs of higher loss.
+NMS_TOPK = 256
 
 
 class RankedRoIs(NamedTuple):
@@ -137,7 +137,7 @@ def mine_hard_rois(
 
     def read(ranked: RankedRoIs) -> tuple[list[int], dict[str, float]]:
         """The number of selected RoIs of each image, and the scalars of `measure`."""
-        scalars = measure(ranked)
+        scalars = measure(ranked) if len(losses) else {}
         counts = image_ids.new_zeros(num_images)
         counts.scatter_add_(0, image_ids[ranked.order], ranked.is_selected.long())
         on_device = [ranked.num_not_finite[None], counts]
@@ -148,8 +148,9 @@ def mine_hard_rois(
         return [int(n) for n in values[:num_images]], dict(zip(scalars, map(float, values[num_images:])))
 
     # Of a pooled budget, any number of RoIs can go to one image.
-    is_cut = max(num_rois) > NMS_TOPK and not pool_budget
-    ranked = rank(_hardest_of_each_image(losses, num_rois) if is_cut else None)
+    topk, has_nms = max(NMS_TOPK, 2 * num_per_image), nms_thresh is not None and nms_thresh < 1
+    is_cut = max(num_rois) > topk and has_nms and not pool_budget
+    ranked = rank(_hardest_of_each_image(losses, num_rois, topk) if is_cut else None)
     counts, measured = read(ranked)
     if is_cut and sum(counts) < num_per_image * num_images:  # too few survive among the hardest
         ranked = rank(None)
@@ -202,11 +203,11 @@ def _require_finite(num_not_finite: int, losses: Tensor, image_ids: Tensor) -> N
         )
 
 
-def _hardest_of_each_image(losses: Tensor, num_rois: Sequence[int]) -> Tensor:
-    """Rows of the `NMS_TOPK` highest losses of each image; of equal losses the lower row comes first."""
+def _hardest_of_each_image(losses: Tensor, num_rois: Sequence[int], topk: int) -> Tensor:
+    """Rows of the `topk` highest losses of each image; of equal losses the lower row comes first."""
     firsts = accumulate(num_rois, initial=0)
     ranked = [torch.sort(x, descending=True, stable=True).indices for x in losses.split(list(num_rois))]
-    return torch.cat([first + rows[:NMS_TOPK] for first, rows in zip(firsts, ranked)])
+    return torch.cat([first + rows[:topk] for first, rows in zip(firsts, ranked)])
 
 
 def _joint_ids(image_ids: Tensor, class_ids: Tensor) -> Tensor:

@@ -19,15 +19,15 @@ from ..mining import (
     mine_hard_rois,
     smooth_l1_losses,
 )
-from .statistics import selection_scalars, write_scalars
+from .statistics import selection_sums, write_mining
 
 
 class HardAnchors(NamedTuple):
     """Result of `mine_anchors`."""
 
     selected: Tensor  # (N, R) bool
-    # As `selection_scalars`, and the numbers of candidates and of survivors of NMS, in all images together.
-    scalars: dict[str, float]
+    # Of `selection_sums`, and the number of survivors of NMS; all images together.
+    sums: dict[str, float]
 
 
 class AnchorOHEMMixin:
@@ -107,7 +107,7 @@ class AnchorOHEMMixin:
         foreground = self.is_foreground(gt_labels)
         hard = mine_anchors(losses, Boxes.cat(anchors).tensor, gt_labels >= 0, foreground, self.ohem)
         family = self.ohem.section.rpartition(".")[2].lower()
-        write_scalars(f"ohem/{family}", hard.scalars, len(losses))
+        write_mining(f"ohem/{family}", hard.sums, len(losses))
         return list(gt_labels.masked_fill(~hard.selected, -1))
 
     def _check_minable(self) -> None:
@@ -160,8 +160,8 @@ def mine_anchors(
         selected = torch.zeros_like(candidates)
         selected[images[ranking.order], rows[ranking.order]] = ranking.is_selected
         survivors = candidates[images[ranking.survivors], rows[ranking.survivors]]
-        scalars = selection_scalars(losses, selected & candidates, foreground, candidates)
-        return {**scalars, "num_candidates": candidates.sum(), "num_survivors": survivors.sum()}
+        sums = selection_sums(losses, selected & candidates, foreground, candidates)
+        return {**sums, "num_survivors": survivors.sum()}
 
     hard = mine_hard_rois(
         losses[images, rows],
@@ -196,14 +196,13 @@ def anchor_box_losses(
     Returns:
         (N, R) float32; 0 where an anchor is not foreground.
     """
-    rows = foreground.nonzero(as_tuple=True)
-    deltas = torch.cat(pred_anchor_deltas, dim=1)[rows].float()
-    boxes = Boxes.cat(anchors).tensor[rows[1]]
-    targets = torch.stack(gt_boxes)[rows]
+    deltas = torch.cat(pred_anchor_deltas, dim=1).flatten(0, 1).float()
+    boxes = Boxes.cat(anchors).tensor.repeat(len(gt_boxes), 1)
+    targets = torch.cat(gt_boxes)
     transform = model.box2box_transform
     if model.box_reg_loss_type == "smooth_l1":
         target_deltas = encode_boxes(boxes, targets, transform.weights)
         losses = smooth_l1_losses(deltas, target_deltas, model.smooth_l1_beta)
     else:
         losses = box_iou_losses(model.box_reg_loss_type, transform.apply_deltas(deltas, boxes), targets)
-    return torch.zeros(foreground.shape, device=losses.device).index_put_(rows, losses)
+    return torch.where(foreground, losses.view(foreground.shape), 0.0)

@@ -6,6 +6,7 @@ Shape letters: R = RoIs of all images.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,14 +15,21 @@ from detectron2.modeling.roi_heads.rotated_fast_rcnn import RROIHeads
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from .pooling import pool_rois
+from .pooling import pool_in_chunks
+
+# RoIs that are pooled at a time where the caller does not say.
+_ALL = 2**31
+
+# From a predictor, its predictions and the labels of the RoIs to smaller tensors.
+Reduce = Callable[[nn.Module, tuple[Tensor, Tensor], Tensor], tuple[Tensor, Tensor]]
 
 
 class BoxStage(NamedTuple):
     """The predictions of one stage. Only cascades have more than one."""
 
     predictor: nn.Module
-    predictions: tuple[Tensor, ...]  # output of ``predictor``: class scores and box deltas
+    # Output of ``predictor``: class scores and box deltas; or what `Reduce` makes of it.
+    predictions: tuple[Tensor, ...]
     # The RoIs of the stage; those of the later stages of a cascade with targets are labelled.
     proposals: list[Instances]
     # (R,) factor of the loss of each RoI. In a cascade with targets 0 if an earlier stage made the box empty,
@@ -34,6 +42,8 @@ def box_forward(
     features: dict[str, Tensor],
     proposals: list[Instances],
     targets: list[Instances] | None = None,
+    size: int = _ALL,
+    reduce: Reduce | None = None,
 ) -> Iterator[BoxStage]:
     """Run the box head and its predictor on RoIs, stage by stage.
 
@@ -43,11 +53,14 @@ def box_forward(
         proposals: one `Instances` per image with ``proposal_boxes``.
         targets: the objects of each image; the RoIs of the later stages of a cascade are then labelled, each
             by the matcher of its stage. None: as in inference.
+        size: RoIs that go through pooler, head and predictor at a time.
+        reduce: applied to the predictions of each chunk, so that those of all RoIs never exist together; its
+            second result must be deltas. None: predictions of all RoIs at once, as they are.
 
     Raises:
         TypeError: see `find_box_forward`.
     """
-    return find_box_forward(type(heads))(heads, features, proposals, targets)
+    return find_box_forward(type(heads))(heads, features, proposals, targets, partial(_run, size, reduce))
 
 
 def find_box_forward(heads: type) -> Callable[..., Iterator[BoxStage]]:
@@ -72,37 +85,42 @@ def box_predictors(heads: ROIHeads) -> list[nn.Module]:
     return list(predictor) if isinstance(predictor, nn.ModuleList) else [predictor]
 
 
-def box_forward_standard(
-    heads: StandardROIHeads, features, proposals, targets: list[Instances] | None
-) -> Iterator[BoxStage]:
+def is_detectron2s_sampler(label_and_sample_proposals: Callable) -> bool:
+    """Whether a bound method of RoI heads is Detectron2's own, which draws by Detectron2's own rule."""
+    heads = type(label_and_sample_proposals.__self__)
+    is_own = label_and_sample_proposals.__func__ is ROIHeads.label_and_sample_proposals
+    return is_own and heads._sample_proposals is ROIHeads._sample_proposals
+
+
+def box_forward_standard(heads: StandardROIHeads, features, proposals, targets, run) -> Iterator[BoxStage]:
     """Standard heads: pooler, box head, predictor."""
-    maps, boxes = [features[f] for f in heads.box_in_features], [p.proposal_boxes for p in proposals]
-    has_dropout = any(m.training for m in heads.box_head.modules())  # all else is in eval mode
-    pooled, rows = pool_rois(heads.box_pooler, maps, boxes, share=not has_dropout)
-    box_features = heads.box_head(pooled)
-    if rows is not None:
-        box_features = box_features[rows]
-    yield BoxStage(heads.box_predictor, heads.box_predictor(box_features), proposals)
+    maps = [features[f] for f in heads.box_in_features]
+    predictions = run(heads.box_pooler, heads.box_head, heads.box_predictor, maps, proposals)
+    yield BoxStage(heads.box_predictor, predictions, proposals)
 
 
-def box_forward_res5(
-    heads: Res5ROIHeads, features, proposals, targets: list[Instances] | None
-) -> Iterator[BoxStage]:
+def box_forward_res5(heads: Res5ROIHeads, features, proposals, targets, run) -> Iterator[BoxStage]:
     """Heads on C4 features: pooler, fifth stage of the ResNet, mean over the cells, predictor."""
-    maps, boxes = [features[f] for f in heads.in_features], [p.proposal_boxes for p in proposals]
-    box_features = heads._shared_roi_transform(maps, boxes).mean(dim=[2, 3])
-    yield BoxStage(heads.box_predictor, heads.box_predictor(box_features), proposals)
+    maps = [features[f] for f in heads.in_features]
+
+    def transform(maps: list[Tensor], boxes: list) -> Tensor:
+        return heads._shared_roi_transform([x.float() for x in maps], boxes)
+
+    is_parents = _is_parents(heads, Res5ROIHeads, "_shared_roi_transform")
+    pooler, head = (heads.pooler, heads.res5) if is_parents else (transform, nn.Identity())
+    predictions = run(pooler, nn.Sequential(head, _Mean()), heads.box_predictor, maps, proposals)
+    yield BoxStage(heads.box_predictor, predictions, proposals)
 
 
 def box_forward_cascade(
-    heads: CascadeROIHeads, features, proposals, targets: list[Instances] | None
+    heads: CascadeROIHeads, features, proposals, targets: list[Instances] | None, run
 ) -> Iterator[BoxStage]:
     """Cascades: each stage runs on the regressed boxes of the stage before."""
     maps, sizes = [features[f] for f in heads.box_in_features], [p.image_size for p in proposals]
-    predictions, weights = (), None
+    weights, stage = None, None
     for number, predictor in enumerate(heads.box_predictor):
-        if number > 0:
-            boxes = heads.box_predictor[number - 1].predict_boxes(predictions, proposals)
+        if stage is not None:
+            boxes = stage.predictor.predict_boxes(stage.predictions, stage.proposals)
             if targets is None:
                 proposals = heads._create_proposals_from_boxes(boxes, sizes)
             else:
@@ -112,12 +130,66 @@ def box_forward_cascade(
                 proposals = heads._create_proposals_from_boxes(boxes, sizes)
                 weights = _next_weights(weights, finite, proposals)
                 proposals = heads._match_and_label_boxes(proposals, number, targets)
-        predictions = heads._run_stage(maps, proposals, number)
-        yield BoxStage(predictor, predictions, proposals, weights)
+        predictions = run(heads.box_pooler, heads.box_head[number], predictor, maps, proposals)
+        stage = BoxStage(predictor, predictions, proposals, weights)
+        yield stage
+
+
+class _Mean(nn.Module):
+    """Mean over the cells of a RoI, (R, C, H, W) -> (R, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=[2, 3])
+
+
+def _run(
+    size: int,
+    reduce: Reduce | None,
+    pooler: Callable[..., Tensor],
+    head: nn.Module,
+    predictor: nn.Module,
+    maps: list[Tensor],
+    proposals: list[Instances],
+) -> tuple[Tensor, ...]:
+    """Pool RoIs and run head, predictor and `reduce` on them, `size` at a time; in the order of the RoIs."""
+    has_dropout = any(m.training for m in head.modules())  # all else is in eval mode
+    boxes = [p.proposal_boxes for p in proposals]
+    chunks, order, rows = pool_in_chunks(pooler, maps, boxes, size, share=not has_dropout)
+    if reduce is None:  # predictions of any kind
+        (pooled,) = _in_order(_cat([(pooled,) for pooled in chunks]), order)
+        box_features = head(pooled)
+        return predictor(box_features if rows is None else box_features[rows])
+    if rows is not None:  # equal RoIs can have different labels
+        predictions = _cat([predictor(head(pooled)) for pooled in chunks])
+        return reduce(predictor, tuple(x[rows] for x in predictions), _labels(proposals))
+    labels = _labels(proposals)
+    labels, parts = labels if order is None else labels[order], []
+    for pooled in chunks:
+        of_chunk, labels = labels[: len(pooled)], labels[len(pooled) :]
+        parts.append(reduce(predictor, predictor(head(pooled)), of_chunk))
+    return _in_order(_cat(parts), order)
+
+
+def _cat(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts)))
+
+
+def _in_order(tensors: tuple[Tensor, ...], order: Tensor | None) -> tuple[Tensor, ...]:
+    if order is None:
+        return tensors
+    return tuple(torch.empty_like(x).index_copy_(0, order, x) for x in tensors)
+
+
+def _labels(proposals: list[Instances]) -> Tensor:
+    return torch.cat([p.gt_classes for p in proposals])
+
+
+def _is_parents(heads: ROIHeads, family: type, method: str) -> bool:
+    return getattr(type(heads), method) is getattr(family, method)
 
 
 def _next_weights(weights: Tensor | None, finite: Tensor, proposals: list[Instances]) -> Tensor:
-    """``BoxStage.weights``: of what this stage gets, times those of the stage before."""
+    """``BoxStage.weights`` of a stage: the weights of its own boxes times those of the stage before."""
     nonempty = torch.cat([p.proposal_boxes.nonempty() for p in proposals])
     own = torch.where(finite, nonempty.float(), float("nan"))
     return own if weights is None else weights * own

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -21,10 +20,18 @@ from torch import Tensor
 from ..config import OHEMOptions
 from ..mining import HardRoIs, RankedRoIs, mine_hard_rois, read_only
 from .box_forward import BoxStage, box_forward, box_predictors, find_box_forward
-from .roi_losses import check_rankable, federated_class_weights, ranking_losses
+from .pooling import split_boxes
+from .roi_losses import (
+    check_rankable,
+    federated_class_weights,
+    ranking_losses,
+    reduce_predictions,
+    reduced_losses,
+)
 
-# Number of RoIs per forward if MODEL.OHEM.READONLY_CHUNK is 0: enough to keep a GPU busy, with little memory.
-_CHUNK = 1024
+# If MODEL.OHEM.READONLY_CHUNK is 0, the read-only pass takes as many RoIs at a time as the training pass,
+# which needs more memory for each; but at least this many, to keep a GPU busy.
+_LEAST_CHUNK = 256
 
 
 def label_candidates(
@@ -39,7 +46,8 @@ def label_candidates(
 
     Returns:
         one `Instances` per image: the candidates, with all fields of the proposals, ``gt_classes`` in [0, K],
-        ``gt_boxes`` (the object of highest IoU; arbitrary for background) and ``gt_ious`` with it.
+        ``gt_boxes`` (the object of highest IoU; arbitrary for background), ``gt_ious`` with it and, if there
+        are objects, ``gt_matches``, its index.
     """
     matcher = heads.proposal_matcher
     labelled = [_match(matcher, heads.num_classes, *pair) for pair in zip(proposals, targets)]
@@ -53,11 +61,11 @@ def _match(matcher: Matcher, num_classes: int, proposals: Instances, targets: In
     device = proposals.proposal_boxes.device
     if len(targets) > 0:
         ious = pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)  # (objects, R)
-        labelled.gt_ious, matched = ious.max(dim=0)
+        labelled.gt_ious, labelled.gt_matches = ious.max(dim=0)
         labels = _labels(matcher, ious, labelled.gt_ious)
-        classes = torch.where(labels == 0, num_classes, targets.gt_classes[matched])
+        classes = torch.where(labels == 0, num_classes, targets.gt_classes[labelled.gt_matches])
         labelled.gt_classes = torch.where(labels == -1, -1, classes)
-        labelled.gt_boxes = targets.gt_boxes[matched]
+        labelled.gt_boxes = targets.gt_boxes[labelled.gt_matches]
     else:
         labelled.gt_ious = torch.zeros(len(proposals), device=device)
         labelled.gt_classes = torch.full((len(proposals),), num_classes, device=device)
@@ -77,6 +85,23 @@ def _labels(matcher: Matcher, ious: Tensor, best: Tensor) -> Tensor:
     for label, low, high in zip(matcher.labels, matcher.thresholds[:-1], matcher.thresholds[1:]):
         labels = torch.where((best >= low) & (best < high), label, labels)
     return labels
+
+
+def as_sampled(candidates: Instances, targets: Instances, names: Iterable[str]) -> Instances:
+    """Candidates as Detectron2's sampler returns proposals: labelled, with the fields of the matched objects.
+
+    Args:
+        candidates: of `label_candidates`.
+        targets: the objects of the image, with any ``gt_*`` fields.
+        names: the fields of the proposals.
+    """
+    sampled = Instances(candidates.image_size, **{name: candidates.get(name) for name in names})
+    sampled.gt_classes = candidates.gt_classes
+    if len(targets) > 0:
+        for name, value in targets.get_fields().items():
+            if name.startswith("gt_") and not sampled.has(name):
+                sampled.set(name, value[candidates.gt_matches])
+    return sampled
 
 
 def candidate_losses(
@@ -102,17 +127,29 @@ def candidate_losses(
         TypeError: heads of no known family, or a predictor with a loss that is not known.
     """
     device = next(iter(features.values())).device
-    features = {name: features[name].detach().float() for name in heads.in_features}
+    num_rois = sum(map(len, candidates))
+    if num_rois == 0:
+        return torch.zeros(0, device=device)
+    size = options.readonly_chunk or max(_LEAST_CHUNK, heads.batch_size_per_image * len(candidates))
+    features = {name: features[name].detach() for name in heads.in_features}
     with EventStorage(), read_only(heads, options.readonly_dropout, device):
         with _precision(options.readonly_dtype, device):
+            if any(hasattr(predictor, "roi_losses") for predictor in box_predictors(heads)):
+                chunks = split_boxes(candidates, size)
+                losses = [_own_losses(box_forward(heads, features, x, targets), options) for x in chunks]
+                return torch.cat(losses)
             weights = _drawn_class_weights(heads, candidates, targets)
-            rank = partial(ranking_losses, rank_by=options.rank_by, class_weights=weights)
-            chunks = _chunks(candidates, options.readonly_chunk or _CHUNK)
-            losses = [_sum_losses(box_forward(heads, features, chunk, targets), rank) for chunk in chunks]
-    return torch.cat(losses) if losses else torch.zeros(0, device=device)
+            reduce = partial(reduce_predictions, class_weights=weights)
+            stages = box_forward(heads, features, candidates, targets, size, reduce)
+            return _sum_stages(stages, partial(reduced_losses, rank_by=options.rank_by))
 
 
-def _sum_losses(stages: Iterable[BoxStage], rank: Callable[..., Tensor]) -> Tensor:
+def _own_losses(stages: Iterable[BoxStage], options: OHEMOptions) -> Tensor:
+    """(R,) losses by predictors with a method ``roi_losses``, whose predictions can be anything."""
+    return _sum_stages(stages, partial(ranking_losses, rank_by=options.rank_by))
+
+
+def _sum_stages(stages: Iterable[BoxStage], rank: Callable[..., Tensor]) -> Tensor:
     """(R,) loss of each RoI, summed over the stages."""
     total: Tensor | float = 0.0
     for stage in stages:
@@ -167,17 +204,6 @@ def mine_candidates(
 def _drawn_class_weights(heads: ROIHeads, candidates, targets) -> Tensor | None:
     labels = torch.cat([x.gt_classes for x in [*candidates, *targets]])
     return federated_class_weights(box_predictors(heads)[0], labels)
-
-
-def _chunks(candidates: list[Instances], size: int) -> Iterator[list[Instances]]:
-    """Chunks of at most `size` of the R candidates; each has one `Instances` per image, maybe empty."""
-    ends = list(accumulate(len(c) for c in candidates))
-    starts = [0, *ends[:-1]]
-    for first in range(0, ends[-1] if ends else 0, size):
-        yield [
-            candidates[i][max(first - start, 0) : max(min(first + size, end) - start, 0)]
-            for i, (start, end) in enumerate(zip(starts, ends))
-        ]
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..config import OHEMOptions
-from .candidates import candidate_losses, check_minable, label_candidates, mine_candidates
+from .box_forward import is_detectron2s_sampler
+from .candidates import as_sampled, candidate_losses, check_minable, label_candidates, mine_candidates
 from .naive import ZeroedEasyLosses
-from .statistics import roi_scalars, write_scalars
+from .statistics import roi_sums, write_mining, write_samples
 
 
 class OHEMMixin:
@@ -71,7 +72,7 @@ class OHEMMixin:
             self._features = None
 
     def _easy_losses(self) -> AbstractContextManager:
-        """Zeroes the losses of easy RoIs in the parent's forward, if naive; else that gets only hard RoIs."""
+        """A block that zeroes the losses of easy RoIs if naive; otherwise there are none, and it does nothing."""
         if not self.ohem.naive:
             return nullcontext()
         return ZeroedEasyLosses(self.box_predictor, self._mine, self.ohem.rank_by)
@@ -100,11 +101,16 @@ class OHEMMixin:
         if self.proposal_append_gt:
             proposals = add_ground_truth_to_proposals(targets, proposals)
         if not self.ohem.naive:
-            proposals = self._hard_proposals(proposals, targets)
+            names, hard = proposals[0].get_fields(), self._hard_candidates(proposals, targets)
+            if is_detectron2s_sampler(
+                super().label_and_sample_proposals
+            ):  # which would only match them again
+                return [as_sampled(*pair, names) for pair in zip(hard, targets)]
+            proposals = [_with_fields(candidates, names) for candidates in hard]
         with self._sampling_all(max(map(len, proposals))):
             return super().label_and_sample_proposals(proposals, targets)
 
-    def _hard_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
+    def _hard_candidates(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
         candidates = label_candidates(self, proposals, targets)
         try:
             hard = self._mine(self._candidate_losses(candidates, targets, self.ohem), candidates)
@@ -112,8 +118,7 @@ class OHEMMixin:
             # Half precision may have overflowed: compute again in float32.
             in_float32 = replace(self.ohem, readonly_dtype="float32")
             hard = self._mine(self._candidate_losses(candidates, targets, in_float32), candidates)
-        names = proposals[0].get_fields()
-        return [_with_fields(c[rows], names) for c, rows in zip(candidates, hard)]
+        return [c[rows] for c, rows in zip(candidates, hard)]
 
     def _candidate_losses(self, candidates, targets, options: OHEMOptions) -> Tensor:
         return candidate_losses(self, self._features, candidates, targets, options)
@@ -124,15 +129,16 @@ class OHEMMixin:
         Returns:
             per image (H_i,) int64 rows of its hard candidates, by loss descending.
         """
-        measure = partial(roi_scalars, losses, candidates, self.num_classes)
+        measure = partial(roi_sums, losses, candidates, self.num_classes)
         hard = mine_candidates(candidates, losses, self.batch_size_per_image, self.ohem, measure)
         numbers = {"num_candidates": len(losses), "num_survivors": hard.num_survivors}
-        write_scalars("ohem", {**hard.measured, **numbers}, len(candidates))
+        write_mining("ohem", {**hard.measured, **numbers}, len(candidates))
+        write_samples(hard.measured, len(candidates))
         return hard.rows
 
     @contextmanager
     def _sampling_all(self, num_proposals: int) -> Iterator[None]:
-        """A block in which the parent's sampler takes all proposals, at most `num_proposals` per image."""
+        """A block in which the parent's sampler takes up to `num_proposals` per image and appends no objects."""
         saved = self.batch_size_per_image, self.positive_fraction, self.proposal_append_gt
         self.batch_size_per_image, self.positive_fraction, self.proposal_append_gt = num_proposals, 1.0, False
         try:

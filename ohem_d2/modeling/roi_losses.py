@@ -67,8 +67,9 @@ def ranking_losses(
     """
     check_rankable(box_predictor)
     if not hasattr(box_predictor, "roi_losses"):
-        cls_losses, box_losses = _loss_terms(box_predictor, predictions, proposals, class_weights)
-        return {"cls+box": cls_losses + box_losses, "cls": cls_losses, "box": box_losses}[rank_by]
+        labels = cat([p.gt_classes for p in proposals])
+        terms = reduce_predictions(box_predictor, predictions, labels, class_weights)
+        return reduced_losses(box_predictor, terms, proposals, rank_by)
     if rank_by != "cls+box":
         raise ValueError(
             f"MODEL.OHEM.RANK_BY is {rank_by!r}; valid for {type(box_predictor).__name__}, which has its own "
@@ -77,27 +78,51 @@ def ranking_losses(
     return box_predictor.roi_losses(predictions, proposals)
 
 
-def _loss_terms(
+def reduce_predictions(
     box_predictor: FastRCNNOutputLayers,
     predictions: tuple[Tensor, Tensor],
-    proposals: list[Instances],
+    labels: Tensor,
     class_weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
+    """What the losses of RoIs need of their predictions, whose size is that of all classes.
+
+    Returns:
+        the classification loss (R,) and the deltas of the label's class (R, 4), of any class for background.
+    """
     logits, deltas = predictions
-    if len(logits) == 0:
-        return logits.new_zeros(0, dtype=torch.float32), logits.new_zeros(0, dtype=torch.float32)
-    labels = cat([p.gt_classes for p in proposals])
-    boxes = cat([p.proposal_boxes.tensor for p in proposals])
-    gt_boxes = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
     if getattr(box_predictor, "use_sigmoid_ce", False):
         if class_weights is None:
             class_weights = federated_class_weights(box_predictor, labels)
         cls_losses = sigmoid_classification_losses(logits, labels, class_weights)
     else:
         cls_losses = classification_losses(logits, labels)
-    box_losses = _box_losses(box_predictor, deltas, boxes, gt_boxes, labels)
+    if deltas.shape[1] != 4:
+        classes = labels.clamp(0, box_predictor.num_classes - 1)
+        deltas = deltas.unflatten(1, (-1, 4)).gather(1, classes[:, None, None].expand(-1, 1, 4)).squeeze(1)
+    return cls_losses, deltas
+
+
+def reduced_losses(
+    box_predictor: FastRCNNOutputLayers,
+    reduced: tuple[Tensor, Tensor],
+    proposals: list[Instances],
+    rank_by: str,
+) -> Tensor:
+    """`ranking_losses` from what `reduce_predictions` returned."""
+    cls_losses, deltas = reduced
+    if len(cls_losses) == 0:
+        return cls_losses.new_zeros(0, dtype=torch.float32)
     weight = box_predictor.loss_weight
-    return cls_losses * weight.get("loss_cls", 1.0), box_losses * weight.get("loss_box_reg", 1.0)
+    if rank_by != "box":
+        cls_losses = cls_losses * weight.get("loss_cls", 1.0)
+    if rank_by == "cls":
+        return cls_losses
+    labels = cat([p.gt_classes for p in proposals])
+    boxes = cat([p.proposal_boxes.tensor for p in proposals])
+    gt_boxes = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
+    box_losses = _box_losses(box_predictor, deltas, boxes, gt_boxes, labels)
+    box_losses = box_losses * weight.get("loss_box_reg", 1.0)
+    return box_losses if rank_by == "box" else cls_losses + box_losses
 
 
 def federated_class_weights(box_predictor: FastRCNNOutputLayers, labels: Tensor) -> Tensor | None:
@@ -144,11 +169,6 @@ def _box_losses(predictor, deltas: Tensor, boxes: Tensor, gt_boxes: Tensor, labe
     Computed for all rows: to index those of the foreground would synchronise host and device.
     """
     foreground = (labels >= 0) & (labels < predictor.num_classes)
-    if deltas.shape[1] != 4:
-        rows = torch.arange(len(labels), device=labels.device)
-        deltas = deltas.view(len(labels), predictor.num_classes, 4)[
-            rows, labels.clamp(0, predictor.num_classes - 1)
-        ]
     transform = predictor.box2box_transform
     if predictor.box_reg_loss_type == "smooth_l1":
         targets = encode_boxes(boxes, gt_boxes, transform.weights)

@@ -4,7 +4,7 @@ Shape letters: R = candidate RoIs of all images.
 """
 
 from collections.abc import Mapping
-from math import isfinite
+from math import isfinite, nan
 
 import torch
 from detectron2.structures import Instances
@@ -14,70 +14,91 @@ from torch import Tensor
 from ..mining import RankedRoIs
 
 
-def roi_scalars(
+def selection_sums(
+    losses: Tensor,
+    selected: Tensor,
+    foreground: Tensor,
+    candidates: Tensor | None = None,
+    ious: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """What `write_mining` makes figures of, as scalars on the device; few launches.
+
+    Args:
+        losses: of any shape, not empty.
+        selected: bool, of that shape, like all that follow.
+        foreground: whether it is an object.
+        candidates: bool, what could be selected; None: all.
+        ious: IoU with the matched object; None: not known.
+    """
+    hard_foreground, infinity = selected & foreground, float("inf")
+    sums = {"num_selected": selected, "num_fg": hard_foreground, "loss": losses}
+    if ious is not None:
+        sums["fg_iou"] = ious * hard_foreground
+    dropped = losses.masked_fill(selected, -infinity)
+    if candidates is not None:
+        sums.update(loss=losses * candidates, num_candidates=candidates)
+        dropped = dropped.masked_fill(~candidates, -infinity)
+    total = torch.stack([x.flatten().float() for x in sums.values()]).sum(dim=1)
+    return {
+        **dict(zip(sums, total)),
+        "easiest_selected_loss": losses.masked_fill(~selected, infinity).min(),
+        "hardest_dropped_loss": dropped.max(),
+    }
+
+
+def roi_sums(
     losses: Tensor, candidates: list[Instances], num_classes: int, ranked: RankedRoIs
 ) -> dict[str, Tensor]:
-    """Figures of mined RoIs, as scalars on the device.
+    """`selection_sums` of RoIs.
 
-    - ``num_selected``: in all images together.
+    Args:
+        losses: (R,), in the order of the concatenated `candidates`.
+        candidates: one `Instances` per image, with ``gt_classes`` and, for their mean, ``gt_ious``.
+        num_classes: the background label.
+        ranked: the selection.
+    """
+    selected = torch.zeros_like(losses, dtype=torch.bool).scatter_(0, ranked.order, ranked.is_selected)
+    foreground = torch.cat([c.gt_classes for c in candidates]) < num_classes
+    has_ious = candidates[0].has("gt_ious")
+    ious = torch.cat([c.gt_ious for c in candidates]) if has_ious else None
+    return selection_sums(losses, selected, foreground, ious=ious)
+
+
+def write_mining(prefix: str, sums: Mapping[str, float], num_images: int) -> None:
+    """Write the figures of one iteration to the event storage.
+
+    - ``num_candidates``, ``num_survivors``, ``num_selected``: mean number per image. NMS looks at the hardest
+      candidates alone unless too few of them survive; survivors are counted among those.
     - ``fg_fraction``, ``mean_fg_iou``: over the selected RoIs; fraction of foreground, and mean IoU of the
       foreground with the matched objects.
     - ``mean_loss``: over all candidates (the paper, figure 3).
     - ``easiest_selected_loss``, ``hardest_dropped_loss``: lowest loss of the selected RoIs, and highest loss
       of the others, duplicates included.
 
-    A figure without a value, such as a mean over no RoIs, is NaN or infinite.
+    A figure without a value in an iteration, such as a mean over no RoIs, is not written.
 
     Args:
-        losses: (R,), in the order of the concatenated `candidates`.
-        candidates: one `Instances` per image, with ``gt_classes`` and, for ``mean_fg_iou``, ``gt_ious``.
-        num_classes: the background label.
-        ranked: the selection.
+        prefix: "ohem", or "ohem/" and what was mined.
+        sums: of `selection_sums`, with ``num_candidates`` and ``num_survivors``; all images together.
+        num_images: in the batch.
     """
-    selected = torch.zeros_like(losses, dtype=torch.bool).scatter_(0, ranked.order, ranked.is_selected)
-    foreground = torch.cat([c.gt_classes for c in candidates]) < num_classes
-    scalars = selection_scalars(losses, selected, foreground)
-    if candidates[0].has("gt_ious"):
-        ious, hard_foreground = torch.cat([c.gt_ious for c in candidates]), foreground & selected
-        scalars["mean_fg_iou"] = torch.where(hard_foreground, ious, 0).sum() / hard_foreground.sum()
-    return scalars
-
-
-def selection_scalars(
-    losses: Tensor, selected: Tensor, foreground: Tensor, candidates: Tensor | None = None
-) -> dict[str, Tensor]:
-    """The figures of `roi_scalars` that need only tensors, here of one shape: all but ``mean_fg_iou``.
-
-    Args:
-        losses: of any shape.
-        selected: bool.
-        foreground: bool.
-        candidates: bool; None: all.
-    """
-    dropped, mean, infinity = ~selected, losses.mean(), losses.new_full((1,), float("inf"))
-    if candidates is not None:
-        dropped, mean = dropped & candidates, torch.where(candidates, losses, 0).sum() / candidates.sum()
-    return {
-        "num_selected": selected.sum(),
-        "fg_fraction": (foreground & selected).sum() / selected.sum(),
-        "mean_loss": mean,
-        "easiest_selected_loss": torch.cat(
-            [torch.where(selected, losses, infinity).flatten(), infinity]
-        ).min(),
-        "hardest_dropped_loss": torch.cat(
-            [torch.where(dropped, losses, -infinity).flatten(), -infinity]
-        ).max(),
+    numbers = ("num_candidates", "num_survivors", "num_selected")
+    figures = {name: sums.get(name, 0) / num_images for name in numbers}
+    ratios = {
+        "fg_fraction": ("num_fg", "num_selected"),
+        "mean_loss": ("loss", "num_candidates"),
+        "mean_fg_iou": ("fg_iou", "num_fg"),
     }
+    figures.update({name: sums[a] / sums[b] for name, (a, b) in ratios.items() if a in sums and sums.get(b)})
+    for name in ("easiest_selected_loss", "hardest_dropped_loss"):
+        if isfinite(sums.get(name, nan)):
+            figures[name] = sums[name]
+    get_event_storage().put_scalars(**{f"{prefix}/{name}": value for name, value in figures.items()})
 
 
-def write_scalars(prefix: str, scalars: Mapping[str, float], num_images: int) -> None:
-    """Write the figures of one iteration to the event storage.
-
-    Args:
-        prefix: of the names in the event storage: "ohem", or "ohem/" and the name of the anchor detector.
-        scalars: sums over the images, whose names begin with "num_", are written as means per image.
-            Non-finite values are left out.
-        num_images: number of images in the batch.
-    """
-    per_image = {k: v / num_images if k.startswith("num_") else v for k, v in scalars.items()}
-    get_event_storage().put_scalars(**{f"{prefix}/{k}": v for k, v in per_image.items() if isfinite(v)})
+def write_samples(sums: Mapping[str, float], num_images: int) -> None:
+    """Write the figures of Detectron2's sampler: mean numbers of foreground and background RoIs per image."""
+    foreground, selected = (sums.get(name, 0) / num_images for name in ("num_fg", "num_selected"))
+    storage = get_event_storage()
+    storage.put_scalar("roi_head/num_fg_samples", foreground)
+    storage.put_scalar("roi_head/num_bg_samples", selected - foreground)

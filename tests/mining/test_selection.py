@@ -1,10 +1,11 @@
 import itertools
 import math
+import re
 
 import pytest
 import torch
 
-from ohem_d2.mining import rank_hard_rois, select_hard_rois
+from ohem_d2.mining import mine_hard_rois, rank_hard_rois, select_hard_rois, selection
 
 
 def brute_force(losses, boxes, image_ids, num_per_image, nms_thresh=0.7, class_ids=None, num_images=None):
@@ -156,3 +157,138 @@ def test_arguments_that_do_not_fit_are_named(change, message):
     }
     with pytest.raises(ValueError, match=message):
         select_hard_rois(**{**arguments, **change})
+
+
+# `mine_hard_rois`: RoIs are concatenated image by image.
+
+APART = torch.tensor([0.0, 0.0, 10.0, 10.0]) + 20 * torch.arange(75.0).unsqueeze(1)  # no two boxes overlap
+
+
+def brute_force_rows(losses, boxes, num_rois, budget, nms_thresh, class_ids, pool_budget):
+    """Of `brute_force`, the indices into the RoIs of each image."""
+    images = torch.arange(len(num_rois)).repeat_interleave(torch.tensor(num_rois))
+    num_images = len(num_rois) if pool_budget else None
+    selected = brute_force(losses, boxes, images, budget, nms_thresh, class_ids, num_images)
+    firsts = [sum(num_rois[:i]) for i in range(len(num_rois))]
+    return [[i - first for i in selected if first <= i < first + n] for first, n in zip(firsts, num_rois)]
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    """How many RoIs went into each ranking."""
+    numbers, rank = [], selection.rank_hard_rois
+
+    def spy(losses, *args, **kwargs):
+        numbers.append(len(losses))
+        return rank(losses, *args, **kwargs)
+
+    monkeypatch.setattr(selection, "rank_hard_rois", spy)
+    return numbers
+
+
+def as_lists(hard):
+    assert all(rows.dtype == torch.long for rows in hard.rows)
+    return [rows.tolist() for rows in hard.rows]
+
+
+def test_rows_are_indices_into_the_rois_of_each_image():
+    # Image 0: boxes 0 and 1 have IoU 0.818, so 1, the harder, drops 0. Image 1: one RoI.
+    boxes = torch.tensor([[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60], [0, 0, 10, 10]]).float()
+    losses, classes = torch.tensor([1.0, 3.0, 2.0, 5.0]), torch.tensor([0, 1, 0, 0])
+    hard = mine_hard_rois(losses, boxes, [3, 1], 3)
+    assert as_lists(hard) == [[1, 2], [0]] and hard.num_survivors == 3 and hard.measured == {}
+    per_class = mine_hard_rois(losses, boxes, [3, 1], 3, class_ids=classes)
+    assert as_lists(per_class) == [[1, 2, 0], [0]] and per_class.num_survivors == 4
+    # Two RoIs of the four: those of loss 5 and 3.
+    assert as_lists(mine_hard_rois(losses, boxes, [3, 1], 1, pool_budget=True)) == [[1], [0]]
+    # A budget of three in one image, where the RoI of loss 5 drops those of 3 and 1.
+    assert as_lists(mine_hard_rois(losses, boxes, [4, 0, 0], 1, pool_budget=True)) == [[3, 2], [], []]
+
+
+@pytest.mark.parametrize("topk", [12, 4096])
+@pytest.mark.parametrize("levels", [None, 3])
+# With an image without RoIs the budget stays unspent, so that NMS is repeated with all RoIs.
+@pytest.mark.parametrize("num_rois", [(30, 0, 45), (30, 14, 31)])
+@pytest.mark.parametrize("per_class, pool_budget", list(itertools.product([False, True], repeat=2)))
+def test_mined_rows_equal_brute_force(monkeypatch, topk, levels, num_rois, per_class, pool_budget):
+    monkeypatch.setattr(selection, "NMS_TOPK", topk)
+    for seed, thresh in itertools.product(range(5), (None, 0.1, 0.7)):
+        losses, boxes, _, classes = random_rois(seed, 75, levels=levels)
+        arguments = losses, boxes, num_rois, 5, thresh, classes if per_class else None
+        hard = mine_hard_rois(*arguments, pool_budget=pool_budget)
+        assert as_lists(hard) == brute_force_rows(*arguments, pool_budget)
+
+
+def test_the_hardest_go_into_nms_first_and_all_only_where_the_budget_is_unspent(monkeypatch, looked_at):
+    monkeypatch.setattr(selection, "NMS_TOPK", 4)
+    losses = torch.arange(9.0)
+    assert as_lists(mine_hard_rois(losses, APART[:9], [9], 3)) == [[8, 7, 6]]
+    assert as_lists(mine_hard_rois(losses, APART[:9], [3, 6], 3)) == [[2, 1, 0], [5, 4, 3]]
+    assert looked_at == [4, 3 + 4]
+    equal = torch.cat([APART[:5], APART[:1].repeat(4, 1)])  # the four hardest are the same box, as is box 0
+    hard = mine_hard_rois(losses, equal, [9], 3)
+    assert as_lists(hard) == [[8, 4, 3]] and hard.num_survivors == 5
+    assert looked_at == [4, 7, 4, 9]
+
+
+@pytest.mark.parametrize("topk", [12, 4096])
+def test_measure_gets_the_ranking_of_all_rois_and_changes_nothing(monkeypatch, topk):
+    monkeypatch.setattr(selection, "NMS_TOPK", topk)
+    losses, boxes, _, _ = random_rois(0, 75)
+    rankings = []
+
+    def measure(ranked):
+        rankings.append(ranked)
+        return {
+            "num_selected": ranked.num_selected,
+            "hardest": losses[ranked.order[0]],
+            "zero": losses.sum() * 0,
+        }
+
+    hard = mine_hard_rois(losses, boxes, [30, 45], 5, measure=measure)
+    plain = mine_hard_rois(losses, boxes, [30, 45], 5)
+    assert all(map(torch.equal, hard.rows, plain.rows)) and hard.num_survivors == plain.num_survivors
+    ranked = rankings[-1]
+    selected = hard.rows[0].tolist() + (hard.rows[1] + 30).tolist()
+    assert ranked.order[ranked.is_selected].tolist() == selected and ranked.num_selected == 10
+    assert sorted(ranked.order.tolist()) == sorted(ranked.survivors.tolist())
+    assert losses[ranked.survivors].tolist() == sorted(losses[ranked.survivors].tolist(), reverse=True)
+    assert hard.measured == {"num_selected": 10, "hardest": losses[:30].max().item(), "zero": 0}
+    assert list(hard.measured) == ["num_selected", "hardest", "zero"]
+
+
+def test_measured_scalars_are_floats_of_the_last_ranking(monkeypatch):
+    monkeypatch.setattr(selection, "NMS_TOPK", 4)
+    boxes = APART[:1].repeat(9, 1)
+    hard = mine_hard_rois(
+        torch.arange(9.0), boxes, [9], 3, 1.0, measure=lambda ranked: {"n": ranked.num_selected}
+    )
+    assert hard.measured == {"n": 3.0} and type(hard.measured["n"]) is float
+    boxes[:2] = APART[1:3]  # nine RoIs, three different boxes: the first ranking finds one of them
+    hard = mine_hard_rois(torch.arange(9.0), boxes, [9], 3, measure=lambda ranked: {"n": ranked.num_selected})
+    assert hard.measured == {"n": 3.0}
+
+
+@pytest.mark.parametrize("topk", [12, 4096])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_mined_loss_that_is_not_finite_names_its_image(monkeypatch, topk, value):
+    monkeypatch.setattr(selection, "NMS_TOPK", topk)
+    losses = torch.rand(75)
+    losses[40] = value
+    with pytest.raises(FloatingPointError, match=r"1 of 75 losses are not finite, in image\(s\) \[1\] of"):
+        mine_hard_rois(losses, APART, [30, 45], 5)
+
+
+@pytest.mark.parametrize("pool_budget", [False, True])
+def test_images_without_rois_get_none(pool_budget):
+    hard = mine_hard_rois(torch.zeros(0), torch.zeros(0, 4), [0, 0], 4, pool_budget=pool_budget)
+    assert as_lists(hard) == [[], []] and hard.num_survivors == 0
+    hard = mine_hard_rois(torch.tensor([1.0, 2.0]), APART[:2], [0, 2, 0], 4, pool_budget=pool_budget)
+    assert as_lists(hard) == [[], [1, 0], []]
+
+
+@pytest.mark.parametrize("num_losses, num_rois", [(0, []), (3, []), (3, [2]), (3, [2, 2])])
+def test_numbers_of_rois_that_do_not_add_up_are_named(num_losses, num_rois):
+    message = f"num_rois must be one number per image, of sum {num_losses}, got {num_rois}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        mine_hard_rois(torch.zeros(num_losses), torch.zeros(num_losses, 4), num_rois, 2)

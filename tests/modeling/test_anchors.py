@@ -6,7 +6,7 @@ from detectron2.utils.events import get_event_storage
 
 from ohem_d2 import OHEMRPNOptions
 from ohem_d2.modeling.anchors import mine_anchors
-from ohem_d2.modeling.statistics import selection_scalars, write_scalars
+from ohem_d2.modeling.statistics import selection_sums, write_mining
 
 from ..builders import hard_anchors, random_boxes
 
@@ -24,7 +24,7 @@ def test_duplicates_are_dropped_and_the_hardest_of_each_image_chosen():
     hard = mine([[4.0, 5, 1, 2], [5.0, 4, 3, 2]], batch_size_per_image=2)
     # Image 0: anchor 1 drops 0; 1 and 3 are the hardest left. Image 1: anchor 0 drops 1; 0 and 2.
     assert hard.selected.tolist() == [[False, True, False, True], [True, False, True, False]]
-    assert hard.scalars["num_survivors"] == 6
+    assert hard.sums["num_survivors"] == 6
 
 
 def test_an_anchor_that_is_no_candidate_is_neither_chosen_nor_drops_another():
@@ -69,12 +69,12 @@ def test_the_choice_is_that_of_a_search_over_all_anchors(seed):
     hard = mine_anchors(losses, anchors, candidates, losses > 25, options)
     expected = [hard_anchors(x, anchors, c, 8, 0.3) for x, c in zip(losses, candidates)]
     assert [row.nonzero().flatten().tolist() for row in hard.selected] == expected
-    assert 16 <= hard.scalars["num_survivors"] <= 120
+    assert 16 <= hard.sums["num_survivors"] <= 120
 
 
 def test_only_the_hardest_go_into_nms():
     # Without the bound anchors 1, 2 and 3 survive; with it only 0 and 1 take part, and 1 drops 0.
-    assert mine([[4.0, 5, 1, 2]], batch_size_per_image=2, pre_nms_topk=2).scalars["num_survivors"] == 1
+    assert mine([[4.0, 5, 1, 2]], batch_size_per_image=2, pre_nms_topk=2).sums["num_survivors"] == 1
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_image():
@@ -88,9 +88,8 @@ def test_statistics_are_those_worked_out_by_hand(storage):
     candidates = torch.tensor([[True] * 4, [True, True, True, False]])
     foreground = torch.tensor([[False, True, False, False], [True, False, False, False]])
     selected = torch.tensor([[False, True, False, True], [False, False, True, False]])
-    scalars = selection_scalars(losses, selected, foreground, candidates)
-    numbers = {"num_candidates": 7, "num_survivors": 5}
-    write_scalars("ohem/rpn", {**{k: v.item() for k, v in scalars.items()}, **numbers}, num_images=2)
+    sums = selection_sums(losses, selected, foreground, candidates)
+    write_mining("ohem/rpn", {**{k: v.item() for k, v in sums.items()}, "num_survivors": 5}, num_images=2)
     values = {k: v for k, (v, _) in get_event_storage().latest().items()}
     assert values == pytest.approx(
         {
@@ -107,14 +106,13 @@ def test_statistics_are_those_worked_out_by_hand(storage):
 
 def test_statistics_without_candidates_leave_out_what_has_no_value(storage):
     hard = mine([[4.0, 5, 1, 2]], [[False] * 4])
-    write_scalars("ohem/rpn", hard.scalars, num_images=1)
+    write_mining("ohem/rpn", hard.sums, num_images=1)
     counts = {"ohem/rpn/num_candidates": 0, "ohem/rpn/num_survivors": 0, "ohem/rpn/num_selected": 0}
     assert {k: v for k, (v, _) in get_event_storage().latest().items()} == counts
 
 
 def test_the_figures_are_of_candidates_alone():
     # Anchor 1 is no candidate, though it has the highest loss: of 4, 1 and 2 the first is selected.
-    scalars = mine([[4.0, 9, 1, 2]], [[True, False, True, True]], batch_size_per_image=1).scalars
-    assert scalars["num_candidates"] == 3 and scalars["num_survivors"] == 3 and scalars["num_selected"] == 1
-    assert scalars["mean_loss"] == pytest.approx(7 / 3) and scalars["easiest_selected_loss"] == 4
-    assert scalars["hardest_dropped_loss"] == 2 and scalars["fg_fraction"] == 0
+    sums = mine([[4.0, 9, 1, 2]], [[True, False, True, True]], batch_size_per_image=1).sums
+    assert sums == {"num_candidates": 3, "num_survivors": 3, "num_selected": 1, "num_fg": 0, "loss": 7,
+                    "easiest_selected_loss": 4, "hardest_dropped_loss": 2}  # fmt: skip

@@ -82,4 +82,4 @@ def test_a_box_that_overflows_in_half_precision_is_recomputed_in_float32(storage
     candidates = label_candidates(heads, proposals, targets)
     assert not candidate_losses(heads, features, candidates, targets, heads.ohem).isfinite().any()
     heads._features = features
-    assert all(len(p) == 8 for p in heads._hard_proposals(proposals, targets))
+    assert all(len(p) == 8 for p in heads._hard_candidates(proposals, targets))

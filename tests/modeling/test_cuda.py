@@ -11,10 +11,7 @@ from ohem_d2.modeling.candidates import candidate_losses, label_candidates
 
 from ..builders import build_heads, make_inputs
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.cuda
 
 
 def on_cuda(features, proposals, targets):

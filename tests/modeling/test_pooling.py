@@ -7,11 +7,19 @@ from detectron2.structures import Boxes
 
 from ohem_d2 import OHEMOptions
 from ohem_d2.modeling.candidates import candidate_losses, label_candidates
-from ohem_d2.modeling.pooling import pool_rois
+from ohem_d2.modeling.pooling import pool_in_chunks
 
 from ..builders import build_heads, make_inputs
 
 SINGLE_LEVEL = ("MODEL.ROI_HEADS.IN_FEATURES", "['p2']", "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool")
+
+
+def pool(pooler, features, boxes, share, size=1000):
+    """All chunks, one after the other, and the row of each RoI in them."""
+    chunks, order, rows = pool_in_chunks(pooler, features, boxes, size, share)
+    chunks = list(chunks)
+    assert all(0 < len(chunk) <= size for chunk in chunks) or not sum(map(len, boxes))
+    return torch.cat(chunks), rows if order is None else order.argsort()
 
 
 def drawn_boxes(num_rois, seed, size=600):
@@ -25,12 +33,36 @@ def drawn_boxes(num_rois, seed, size=600):
 @pytest.mark.parametrize("kind", ["ROIAlignV2", "ROIAlign", "ROIPool"])
 @pytest.mark.parametrize("strides", [(4, 8, 16), (16,)])
 @pytest.mark.parametrize("numbers", [(50, 30), (0, 20), (0, 0)])
-def test_each_roi_gets_what_detectron2s_pooler_gives_it(kind, strides, numbers):
+@pytest.mark.parametrize("size", [7, 1000])
+def test_each_roi_gets_what_detectron2s_pooler_gives_it(kind, strides, numbers, size):
     pooler = ROIPooler(5, [1 / s for s in strides], sampling_ratio=0, pooler_type=kind)
     features = [torch.randn(2, 4, 640 // s, 640 // s) for s in strides]
     boxes = [drawn_boxes(n, seed) for seed, n in enumerate(numbers)]
-    pooled, rows = pool_rois(pooler, features, boxes, share=True)
+    pooled, rows = pool(pooler, features, boxes, True, size)
     assert torch.equal(pooled if rows is None else pooled[rows], pooler(features, boxes))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rois_are_shared_exactly_where_roi_pool_rounds_them_alike(seed):
+    """The partition is that of a unique over rows of image and cells, also outside the image."""
+    boxes = [drawn_boxes(300, seed + i, size=60) for i in range(3)]
+    for b in boxes:
+        b.tensor[:100] -= 50
+    pooler = ROIPooler(3, [1 / 16], sampling_ratio=0, pooler_type="ROIPool")
+    _, _, rows = pool_in_chunks(pooler, [torch.randn(3, 4, 10, 10)], boxes, 1000, share=True)
+    cells = torch.cat([b.tensor for b in boxes]) / 16
+    cells = torch.where(cells < 0, cells - 0.5, cells + 0.5).trunc() + 0.0
+    images = torch.arange(3.0).repeat_interleave(300)
+    _, expected = torch.cat([images[:, None], cells], dim=1).unique(dim=0, return_inverse=True)
+    assert torch.equal(rows[:, None] == rows, expected[:, None] == expected) and len(rows.unique()) < 900
+
+
+def test_a_level_of_another_type_is_cast_while_it_is_needed_alone():
+    pooler = ROIPooler(5, [1 / 4, 1 / 8, 1 / 16], sampling_ratio=0, pooler_type="ROIAlignV2")
+    features, boxes = [torch.randn(1, 4, 640 // s, 640 // s).half() for s in (4, 8, 16)], [drawn_boxes(60, 0)]
+    pooled, rows = pool(pooler, features, boxes, True, 7)
+    assert pooled.dtype == torch.float32
+    assert torch.equal(pooled[rows], pooler([feature.float() for feature in features], boxes))
 
 
 def test_rois_that_roi_pool_rounds_to_the_same_cells_are_pooled_once():
@@ -38,11 +70,11 @@ def test_rois_that_roi_pool_rounds_to_the_same_cells_are_pooled_once():
     boxes = torch.tensor([[0, 0, 32, 32], [7.9, 0, 39.9, 24], [8, 0, 32, 32], [0, 0, 32, 40]])
     pooler = ROIPooler(3, [1 / 16], sampling_ratio=0, pooler_type="ROIPool")
     features = [torch.randn(2, 4, 10, 10)]
-    pooled, rows = pool_rois(pooler, features, [Boxes(boxes), Boxes(boxes[:1])], share=True)
+    pooled, rows = pool(pooler, features, [Boxes(boxes), Boxes(boxes[:1])], share=True)
     assert len(pooled) == 4 and rows[0] == rows[1] and len(rows.unique()) == 4  # one more in the other image
     for share, kind in ((False, "ROIPool"), (True, "ROIAlign")):
         pooler = ROIPooler(3, [1 / 16], sampling_ratio=0, pooler_type=kind)
-        pooled, rows = pool_rois(pooler, features, [Boxes(boxes)], share=share)
+        pooled, rows = pool(pooler, features, [Boxes(boxes)], share=share)
         assert len(pooled) == 4 and rows is None
 
 
@@ -56,7 +88,7 @@ def test_another_class_of_pooler_is_called_as_it_is():
         [torch.randn(1, 4, 40, 40)],
         [drawn_boxes(9, 0)],
     )
-    pooled, rows = pool_rois(pooler, features, boxes, share=True)
+    pooled, rows = pool(pooler, features, boxes, share=True)
     assert rows is None and torch.equal(pooled, pooler(features, boxes))
 
 
