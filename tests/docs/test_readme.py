@@ -36,7 +36,7 @@ def test_prose_of_the_other_pages_keeps_to_the_columns():
         assert [line for line in text if len(line) > 120] == [], page
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "docs/tutorial.ipynb"])
 def test_links_lead_to_files_and_headings(page):
     for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
         if not target.startswith("http"):

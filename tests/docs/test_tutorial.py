@@ -4,6 +4,7 @@ import ast
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from ..conftest import ROOT
 
@@ -26,8 +27,6 @@ def test_the_notebook_is_kept_without_outputs_and_its_code_parses():
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     """Name -> cell of the notebook, run in docs/ with a folder of its own for what it writes."""
-    from nbclient import NotebookClient
-
     folder = tmp_path_factory.mktemp("tutorial")
     text = NOTEBOOK.read_text()
     assert text.count('Path(\\"output/tutorial\\")') == 1
@@ -36,6 +35,16 @@ def executed(tmp_path_factory):
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
     assert (folder / "data/catalog.yaml").is_file()
     return {cell.id: cell for cell in code_cells(notebook)}
+
+
+@pytest.mark.slow
+def test_it_finds_its_folder_from_the_root_too():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (setup,) = (cell for cell in notebook.cells if cell.id == "setup")
+    setup.source += "\nprint(Path.cwd())"
+    notebook.cells = [setup]
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
+    assert printed(setup).strip() == str(ROOT)
 
 
 def outputs(cell, kind):
