@@ -19,6 +19,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 
+import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps off the console)
+
+# isort: split
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ohem_d2.data import register_catalog

@@ -64,7 +64,11 @@ def test_a_script_imports_none_of_another_folder(path):
     assert "sys.path" not in (ROOT / path).read_text()
 
 
-@pytest.mark.parametrize("path", ["train_net.py", "tools/visualize.py", "tools/demo.py"])
+USED = ["train_net.py", *(f"tools/{name}.py" for name in ("visualize", "demo", "compare", "check_dataset")),
+        "datasets/prepare_proposals.py", "datasets/prepare_demo.py"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", USED)
 def test_a_command_shows_no_future_warning_of_another_package(path):
     command = [sys.executable, "-W", "error::FutureWarning", str(ROOT / path), "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
