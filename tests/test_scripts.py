@@ -64,11 +64,23 @@ def test_a_script_imports_none_of_another_folder(path):
     assert "sys.path" not in (ROOT / path).read_text()
 
 
-USED = ["train_net.py", *(f"tools/{name}.py" for name in ("visualize", "demo", "compare", "check_dataset")),
-        "datasets/prepare_proposals.py", "datasets/prepare_demo.py"]  # fmt: skip
+USED = (
+    "tools/visualize.py",
+    "tools/demo.py",
+    "tools/compare.py",
+    "tools/check_dataset.py",
+    "datasets/prepare_demo.py",
+)
 
 
-@pytest.mark.parametrize("path", USED)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "train_net.py",
+        "datasets/prepare_proposals.py",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in USED),
+    ],
+)
 def test_a_command_shows_no_future_warning_of_another_package(path):
     command = [sys.executable, "-W", "error::FutureWarning", str(ROOT / path), "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
