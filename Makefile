@@ -4,6 +4,8 @@ make test       run the fast tests (TESTS=tests/mining for some of them)
 make test-all   run every test
 make lint       check style and types
 make docs       build the documentation, docs/_build/html
+make gpu        test and measure on the GPU: PARTS (default "1 2 3") of nine minutes, each with its archive
+make wheels     gather in wheels/ what `make gpu WHEELS=wheels` installs where there is PyTorch and no index
 make install    only create and fill the environment
 make clean      remove the environment and the caches that make made
 make help       print this
@@ -50,7 +52,7 @@ KIND := $(if $(DETECTRON2),$(if $(filter installed,$(DETECTRON2)),installed,give
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint docs clean check
+.PHONY: help install demo test test-all lint docs gpu wheels clean check
 
 help:
 	@:$(info $(HELP))
@@ -73,6 +75,13 @@ lint: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# With WHEELS, PYTHON runs it as it is: no environment is made and no index is asked.
+gpu: $(if $(WHEELS),,$(INSTALLED))
+	$(if $(WHEELS),$(PYTHON),$(PY)) tools/gpu_day.py $(PARTS) $(WHEELS:%=--wheels %) $(OUT:%=--archives %)
+
+wheels: $(INSTALLED)
+	$(PY) tools/build_wheels.py wheels
 
 clean:
 	@test ! -e $(MADE) || rm -rf $(VENV)

@@ -16,6 +16,7 @@ from detectron2.utils.events import EventStorage
 import ohem_d2
 
 ROOT = Path(__file__).resolve().parents[1]
+PRECISIONS = ("fp32", "default", "tf32", "amp")
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def get_parser(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", choices=list(MODELS), default="small")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=["fp32", "tf32", "amp"], default="fp32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="see `set_precision`")
     parser.add_argument("--images", type=int, default=2, help="per batch (default 2)")
     parser.add_argument("--proposals", type=int, default=2000, help="per image (default 2000)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's")
@@ -189,4 +190,10 @@ def get_parser(description: str) -> argparse.ArgumentParser:
 
 
 def set_precision(name: str) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    """Set what products and convolutions in float32 may round to.
+
+    ``default`` is PyTorch's own: convolutions round to TF32, matrix products do not. So it is with ``amp``,
+    as people train. With ``fp32`` nothing rounds, with ``tf32`` both do.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    torch.backends.cudnn.allow_tf32 = name != "fp32"

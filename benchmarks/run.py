@@ -17,9 +17,11 @@ import torch
 
 FOLDER = Path(__file__).resolve().parent
 
-# With and without a GPU. The ranking needs the data set of `python datasets/prepare_demo.py`.
+# Needs the data set of `python datasets/prepare_demo.py`.
+RANKING = "ranking_demo"
+# With and without a GPU.
 EVERYWHERE: dict[str, str] = {
-    "ranking_demo": "bm_ranking.py --config-file configs/demo/ohem.yaml",
+    RANKING: "bm_ranking.py --config-file configs/demo/ohem.yaml",
     "loader": "bm_loader.py",
     "proposals": "bm_proposals.py --images 5000",
     "mask_memory": "bm_mask_memory.py",
@@ -36,18 +38,18 @@ GPU: dict[str, str] = {
     **{
         f"train_step_{name}_{precision}": f"bm_train_step.py --model {model} --precision {precision}"
         for name, model in MODELS.items()
-        for precision in ("fp32", "tf32", "amp")
+        for precision in ("fp32", "default", "amp")
     },
     **{f"mining_{name}": f"bm_mining.py --model {model}" for name, model in MODELS.items()},
-    "testing_vgg16": "bm_testing.py --model vgg16 --size 600 800",
-    "testing_r50_fpn": "bm_testing.py --model r50-fpn",
-    "scale_r50_fpn": "bm_scale.py --model r50-fpn",
+    "testing_vgg16": "bm_testing.py --model vgg16 --precision default --size 600 800",
+    "testing_r50_fpn": "bm_testing.py --model r50-fpn --precision default",
+    "scale_r50_fpn": "bm_scale.py --model r50-fpn --precision default",
     **EVERYWHERE,
 }
 
 
 def main() -> None:
-    benchmarks = GPU if torch.cuda.is_available() else CPU
+    benchmarks = available()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,6 +68,15 @@ def main() -> None:
     failed = [name for name in args.only if not run(name, benchmarks[name].split(), args.output)]
     if failed:
         sys.exit(f"run.py: failed: {', '.join(failed)}; see {args.output}/NAME.log")
+
+
+def available() -> dict[str, str]:
+    """The benchmarks of this machine; says which is left out for want of data."""
+    benchmarks = dict(GPU if torch.cuda.is_available() else CPU)
+    if not (Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "demo").is_dir():
+        benchmarks.pop(RANKING, None)
+        print(f"{RANKING}: left out; needs `python datasets/prepare_demo.py`", file=sys.stderr)
+    return benchmarks
 
 
 def run(name: str, command: list[str], output: Path) -> bool:

@@ -2,13 +2,15 @@ import json
 import xml.etree.ElementTree as ET
 from collections import Counter
 
-import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ohem_d2.data import demo, register_catalog
+from ohem_d2.data import register_catalog
 from ohem_d2.proposals import proposal_recall, read_proposals
+
+cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+demo = pytest.importorskip("ohem_d2.data.demo", reason="needs OpenCV, which draws the data")
 
 pytestmark = pytest.mark.skipif(not hasattr(cv2, "ximgproc"), reason="needs opencv-contrib-python")
 

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,7 @@ from tests.builders import TinyBackbone  # noqa: F401 (registers it)
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "prepare_proposals.py"
 
+cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
 pytestmark = pytest.mark.skipif(not hasattr(cv2, "ximgproc"), reason="needs opencv-contrib-python")
 
 OBJECT = (

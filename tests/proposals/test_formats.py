@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.io import loadmat, savemat
 
 from ohem_d2.proposals import read_proposals
 from ohem_d2.proposals.conventions import CONVENTIONS, get_convention
 from ohem_d2.proposals.formats.mat5 import read_mat5
 
 from .conftest import CORNERS, KINDS, NUMBERS, cells, write_h5
+
+scipy_io = pytest.importorskip("scipy.io", reason="needs SciPy, which writes MATLAB files")
+loadmat, savemat = scipy_io.loadmat, scipy_io.savemat
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)

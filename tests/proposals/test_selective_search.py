@@ -1,13 +1,13 @@
 import sys
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 
 from ohem_d2.proposals import selective_search as module
 from ohem_d2.proposals.selective_search import generate_selective_search, selective_search
 
+cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
 needs_contrib = pytest.mark.skipif(not hasattr(cv2, "ximgproc"), reason="needs opencv-contrib-python")
 
 

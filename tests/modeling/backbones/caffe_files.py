@@ -1,7 +1,12 @@
 """Writes Caffe's weight files, with messages described apart from those that the package reads with."""
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+import pytest
+
+descriptor_pb2, descriptor_pool, message_factory = (
+    pytest.importorskip(f"google.protobuf.{name}", reason="needs protobuf")
+    for name in ("descriptor_pb2", "descriptor_pool", "message_factory")
+)
 
 F = descriptor_pb2.FieldDescriptorProto
 ONE, MANY = F.LABEL_OPTIONAL, F.LABEL_REPEATED

@@ -22,8 +22,6 @@ from ohem_d2.modeling.backbones.weights import (
     torchvision_weights,
 )
 
-from .caffe_files import write_caffemodel
-
 
 class TinyVGG(_VGG):
     """Two convolutions at stride 16, called as those of VGG_CNN_M_1024."""
@@ -54,6 +52,8 @@ def make_blobs(**replaced):
 
 def write(tmp_path, kind, blobs):
     if kind != "npz":
+        from .caffe_files import write_caffemodel  # here, since it needs protobuf
+
         return read_caffemodel(str(write_caffemodel(tmp_path / "a.caffemodel", blobs, kind)))
     np.savez(
         tmp_path / "a.npz",
