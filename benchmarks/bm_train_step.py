@@ -4,9 +4,11 @@
     python benchmarks/bm_train_step.py --model r50-fpn --precision amp --output r50_fpn.json
 
 All arms are built in one process and take turns; time and memory are also given relative to the first arm
-(``standard``). Runs on the CPU (``--model small``) and on CUDA.
+(``standard``). An arm that does not fit into the GPU's memory is left out and named. Runs on the CPU
+(``--model small``) and on CUDA.
 """
 
+import torch
 from arms import ARMS, MODELS, build_arm, get_parser, make_batch, set_precision
 from measure import count_operations, peak_memory, stage_times, time_in_turns, write_report
 
@@ -22,12 +24,28 @@ def main() -> None:
     args = parser.parse_args()
     set_precision(args.precision)
     batch = make_batch(args)
-    steps = {name: build_arm(name, args).step(batch) for name in args.arms}
-    results = {name: count_operations(step, args.device) for name, step in steps.items()}
+    steps, results = {}, {}
+    for name in args.arms:
+        step = build_arm(name, args).step(batch)
+        if counts := count_if_it_fits(step, args.device):
+            steps[name], results[name] = step, counts
+    too_large = [name for name in args.arms if name not in results]
     if not args.count:
         measure(steps, results, args)
-    write_report({"arms": results}, args.output)
+    write_report({"arms": results, "out of memory": too_large}, args.output)
     print(table(results, args))
+    if too_large:
+        print(f"Out of memory: {', '.join(too_large)}.")
+
+
+def count_if_it_fits(step, device: str) -> dict[str, float]:
+    """The operations of a step, its first; empty if the GPU's memory is too small for it."""
+    try:
+        return count_operations(step, device)
+    except torch.OutOfMemoryError:
+        pass  # outside this block nothing holds the tensors of the step any more
+    torch.cuda.empty_cache()
+    return {}
 
 
 def measure(steps, results, args) -> None:
@@ -35,8 +53,8 @@ def measure(steps, results, args) -> None:
     for name, times in time_in_turns(steps, args.device, args.repeats, args.warmup).items():
         results[name].update(times, **peak_memory(steps[name], args.device))
         results[name]["stages_ms"] = stage_times(steps[name], args.device)
-    base = results[args.arms[0]]
-    for of_arm in results.values():
+    base = results.get(args.arms[0])
+    for of_arm in results.values() if base else ():
         of_arm["ratio"] = of_arm["ms"] / base["ms"]
         if base["memory MiB"]:
             of_arm["memory ratio"] = of_arm["memory MiB"] / base["memory MiB"]

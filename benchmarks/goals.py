@@ -57,7 +57,7 @@ def render_goals(folder: Path) -> str:
 
 def _cells(folder: Path, model: str, kind: str, precision: str, goal: float | None) -> str:
     report = _read(folder, f"train_step_{model}_{precision}")
-    ratio = report and report["arms"]["ohem"].get(kind)
+    ratio = report and report["arms"].get("ohem", {}).get(kind)
     if goal is None:
         return f" | {ratio:.3f}" if ratio else " | "
     return f"<= {goal} | {ratio:.3f}" if ratio else f"<= {goal} | {NOT_YET}"

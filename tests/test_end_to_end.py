@@ -33,6 +33,7 @@ def run(cwd, script, *args):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A working folder with a drawn data set and its proposals."""
+    pytest.importorskip("cv2", reason="needs OpenCV, which draws the data")
     folder = tmp_path_factory.mktemp("user")
     run(
         folder,

@@ -22,6 +22,8 @@ DOWNLOADED = (
     # for Detectron2 and the project
     "cloudpickle", "hydra-core", "omegaconf", "packaging", "portalocker", "pycocotools", "PyYAML",
     "safetensors", "tabulate", "termcolor", "tqdm", "yacs",
+    # for the log of a training
+    "absl-py", "protobuf", "tensorboard",
     # for the tests
     "hypothesis", "iniconfig", "pluggy", "Pygments", "pytest", "sortedcontainers",
 )  # fmt: skip

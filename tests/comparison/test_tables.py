@@ -19,6 +19,7 @@ def row(table, arm):
 
 
 def test_a_cell_is_the_mean_and_students_interval_over_seeds():
+    pytest.importorskip("scipy", reason="needs SciPy, which knows the interval")
     # 80, 82, 84: mean 82, standard deviation 2, t(0.975, 2) = 4.303: 4.303 * 2 / sqrt 3 = 4.97.
     table = render_table([a_run("ohem", v) for v in (80, 82, 84)])
     assert row(table, "ohem")[2:5] == ["3", "82.0 ± 5.0", "0.50 ± 0.00"]

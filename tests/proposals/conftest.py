@@ -33,8 +33,7 @@ def cells(values):
 
 def write_h5(path, images, boxes):
     """What MATLAB 7.3 writes: references to arrays with reversed dimensions, text as uint16."""
-    import h5py
-
+    h5py = pytest.importorskip("h5py", reason="needs h5py, which writes MATLAB 7.3 files")
     with h5py.File(path, "w", userblock_size=512) as file:
         for name, values in (("images", images), ("boxes", boxes)):
             references = []
@@ -54,8 +53,6 @@ def written(tmp_path):
     """``written(kind)``: a file whose image "7" has CORNERS with scores 2 and 1, and image "8" no box."""
 
     def write(kind):
-        from scipy.io import savemat
-
         path = tmp_path / kind
         image = np.array(NUMBERS["yxyx1-inclusive"], np.uint16)
         none = np.zeros((0, 4), np.uint16)
@@ -65,6 +62,7 @@ def written(tmp_path):
         elif kind == "detectron2.pkl":
             path.write_bytes(pickle.dumps(tables, 2))
         elif kind in ("mat5.mat", "mat5z.mat"):
+            savemat = pytest.importorskip("scipy.io", reason="needs SciPy, which writes MATLAB files").savemat
             content = {"images": cells(["7", "8"]), "boxes": cells([image, none])}
             savemat(path, content, do_compression=kind == "mat5z.mat")
         elif kind == "mat73.mat":
@@ -74,6 +72,7 @@ def written(tmp_path):
         elif kind == "images.npz":
             np.savez_compressed(path, **{"7": np.c_[CORNERS, [2, 1]], "8": np.zeros((0, 5))})
         elif kind == "coco.json":
+            pytest.importorskip("ijson", reason="needs ijson, which reads COCO results")
             boxes = zip([1, 2], reversed(NUMBERS["xywh0"]))
             path.write_text(
                 json.dumps([{"image_id": 7, "bbox": b, "score": s, "category_id": 1} for s, b in boxes])

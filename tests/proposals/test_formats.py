@@ -138,8 +138,7 @@ def test_matlab_files_with_wrong_shapes_are_refused(tmp_path, refused, content, 
 
 
 def test_hdf5_that_is_linked_elsewhere_or_of_groups_is_refused(tmp_path, refused):
-    import h5py
-
+    h5py = pytest.importorskip("h5py")
     write_h5(tmp_path / "other.h5", ["a"], [CORNERS])
     with h5py.File(tmp_path / "p.mat", "w") as file:
         file["boxes"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "boxes")
@@ -186,8 +185,7 @@ def bomb(path):
         head = b"MATLAB 5.0".ljust(124) + b"\0\1IM"
         path.write_bytes(head + (15).to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed)
     else:
-        import h5py
-
+        h5py = pytest.importorskip("h5py")
         with h5py.File(path, "w") as file:
             file.create_dataset("boxes", (2**23, 4), "f4", chunks=(2**16, 4), compression="gzip")
 

@@ -10,6 +10,8 @@ from ohem_d2.visualization import plot_inspections
 TRUTH = [{"image_id": "a", "annotations": [{"bbox": [0, 0, 9, 9], "bbox_mode": BoxMode.XYXY_ABS}]}]
 FILES = {"x": Proposals([("a", [[0, 0, 9, 9]], [1])]), "y": Proposals([])}
 
+pytest.importorskip("matplotlib", reason="needs Matplotlib, which draws the charts")
+
 
 @pytest.mark.parametrize("truth, size", [(TRUTH, (1100, 800)), (None, (1100, 400))])
 def test_charts_are_a_png_with_recall_only_if_there_is_a_data_set(tmp_path, truth, size):
