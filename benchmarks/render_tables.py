@@ -6,8 +6,9 @@
 A table stands between ``<!-- table: FILE -->`` and ``<!-- end of table -->``; FILE, relative to the Markdown
 file, is what tools/compare.py wrote. ``<!-- table: FILE NAME -->`` is the table NAME that FILE describes for
 benchmarks/reproduce.py, with the figures of results.json beside it; ``<!-- table: FILE without COLUMN -->``
-leaves out a column that compares nothing. ``<!-- table: FOLDER goals -->`` are the goals of goals.py beside what was
-measured on a GPU and lies in FOLDER. Rows that are compared but were tested with different settings are refused.
+leaves out a column that compares nothing. ``<!-- table: FOLDER goals -->`` are the goals of goals.py beside
+what was measured on a GPU and lies in FOLDER. Rows that are compared but were tested with different settings
+are refused.
 """
 
 import argparse
