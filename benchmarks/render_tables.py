@@ -6,9 +6,8 @@
 A table stands between ``<!-- table: FILE -->`` and ``<!-- end of table -->``; FILE, relative to the Markdown
 file, is what tools/compare.py wrote. ``<!-- table: FILE NAME -->`` is the table NAME that FILE describes for
 benchmarks/reproduce.py, with the figures of results.json beside it; ``<!-- table: FILE without COLUMN -->``
-leaves out a column that compares nothing. ``<!-- table: FOLDER goals -->`` are the goals of goals.py beside
-what was measured on a GPU and lies in FOLDER. Rows that are compared but were tested with different settings
-are refused.
+leaves out a column that compares nothing. Rows that are compared but were tested with different settings are
+refused.
 """
 
 import argparse
@@ -17,7 +16,6 @@ import re
 import sys
 from pathlib import Path
 
-from goals import render_goals
 from paper_tables import load_results, load_tables, render_rows
 
 from ohem_d2.comparison import render_table
@@ -58,8 +56,6 @@ def render_file(file: Path) -> str:
 
 
 def _render(source: Path, name: str | None, left_out: str | None) -> str:
-    if name == "goals":
-        return render_goals(source)
     if name is None:
         return render_table(json.loads(source.read_text()), left_out=[left_out] if left_out else [])
     return render_rows(load_tables(source), name, load_results(source.with_name("results.json")))
