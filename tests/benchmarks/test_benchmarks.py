@@ -147,6 +147,51 @@ def test_train_step_gives_ratios_to_standard(run):
     assert arms["ohem"]["ratio"] == pytest.approx(arms["ohem"]["ms"] / arms["standard"]["ms"])
 
 
+def test_an_arm_that_does_not_fit_into_memory_is_left_out_and_named(load_script, run, monkeypatch, capsys):
+    load_script("benchmarks/bm_train_step.py")
+    arms = sys.modules["arms"]
+    build = arms.build_arm
+
+    def built(name, args):
+        arm = build(name, args)
+        if name == "ohem":
+            arm.step = lambda batch: too_large
+        return arm
+
+    def too_large():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(arms, "build_arm", built)
+    report = run("bm_train_step", *TINY, "--arms", "standard", "ohem", "all RoIs")
+    assert list(report["arms"]) == ["standard", "all RoIs"] and report["out of memory"] == ["ohem"]
+    assert report["arms"]["all RoIs"]["ratio"] > 0 and "Out of memory: ohem." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name, products, convolutions",
+    [("fp32", False, False), ("default", False, True), ("amp", False, True), ("tf32", True, True)],
+)
+def test_a_precision_says_what_may_round_to_tf32(load_script, name, products, convolutions):
+    set_precision = load_script("benchmarks/bm_train_step.py").set_precision
+    try:
+        for before in ("fp32", "tf32"):
+            set_precision(before)
+            set_precision(name)
+            assert torch.backends.cuda.matmul.allow_tf32 is products
+            assert torch.backends.cudnn.allow_tf32 is convolutions
+    finally:
+        set_precision("default")
+
+
+def test_the_ranking_is_left_out_where_there_are_no_data(load_script, monkeypatch, tmp_path, capsys):
+    runner = load_script("benchmarks/run.py")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert runner.RANKING not in runner.available()
+    assert "ranking_demo: left out; needs `python datasets/prepare_demo.py`" in capsys.readouterr().err
+    (tmp_path / "demo").mkdir()
+    assert runner.RANKING in runner.available() and capsys.readouterr().err == ""
+
+
 def test_loaders_are_compared_with_detectron2(run):
     options = ("--images", "4", "--workers", "0", "--boxes", "20", "--batches", "2", "--repeats", "1")
     loaders = run("bm_loader", *options, "--short-side", "32")["boxes"]["20"]["0"]
