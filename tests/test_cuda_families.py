@@ -1,15 +1,19 @@
 """Training and inference of every family on CUDA, or on a device that pretends to be it.
 
-On the pretended device host-device synchronisations are counted, and what mining adds to them is asserted.
+Host-device synchronisations are counted, and what mining adds to them is asserted.
 """
 
 import copy
+import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.distributed as dist
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from torch.nn.parallel import DistributedDataParallel
 
 from ohem_d2.engine.accumulation import AccumulatingTrainer
 from ohem_d2.evaluation import build_test_model
@@ -81,18 +85,37 @@ def test_a_step_and_an_inference(family, amp, cuda_device):
     assert all(output["instances"].pred_boxes.device.type == "cuda" for output in found)
 
 
+@contextmanager
+def counted_syncs(kernels):
+    """A block whose synchronisations are counted: the item of the list that it gives.
+
+    The pretended device counts them itself; of a GPU PyTorch warns at each.
+    """
+    count = []
+    if kernels is not None:
+        before = kernels.syncs.total()
+        yield count
+        count.append(kernels.syncs.total() - before)
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield count
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    count.append(sum("called a synchronizing CUDA operation" in str(w.message) for w in caught))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mining_adds_so_many_synchronisations_and_no_more(family, cuda_device):
-    if cuda_device is None:
-        pytest.skip("synchronisations are counted on the pretended device")
     syncs = {}
     for mined in (False, True):
         model, batch = build(family, mined)
-        before = cuda_device.syncs.total()
-        with EventStorage():
+        with EventStorage(), counted_syncs(cuda_device) as count:
             model(batch)
-        syncs[mined] = cuda_device.syncs.total() - before
-    assert syncs[True] - syncs[False] == FAMILIES[family][2]
+        syncs[mined] = count[0]
+    assert syncs[False] > 0 and syncs[True] - syncs[False] == FAMILIES[family][2]
 
 
 @pytest.mark.parametrize("kind", ["simple", "amp", "accumulating", "accumulating amp"])
@@ -117,14 +140,68 @@ def test_trainers_step_with_and_without_loss_scaling(kind):
         k for k, v in model.state_dict().items() if v.is_floating_point() and not torch.equal(v, before[k])
     ]
     assert moved and all(value.is_cuda for value in model.state_dict().values())
-    resumed = trainers[kind]()
-    resumed.load_state_dict(trainer.state_dict())
-    assert all(
-        value.is_cuda
-        for state in resumed.optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, torch.Tensor)
+
+
+def scaling_trainer(kind):
+    torch.manual_seed(0)
+    cfg = cfg_of_test("MODEL.DEVICE", "cuda", "MODEL.OHEM.READONLY_DTYPE", "float32")
+    model, batch = build_model(cfg), make_batch(cfg)
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1e-4, momentum=0.9)
+    if kind == "amp":
+        return AMPTrainer(model, [batch] * 4, optimizer)
+    return AccumulatingTrainer(model, [batch] * 4, optimizer, 2, amp=True)
+
+
+def run_steps(trainer, num_steps):
+    with EventStorage() as trainer.storage:
+        for trainer.iter in range(num_steps):
+            trainer.run_step()
+    return trainer.model.state_dict()
+
+
+@pytest.mark.parametrize("kind", ["amp", "accumulating"])
+def test_a_resumed_trainer_goes_on_with_its_momentum_and_loss_scale(kind, tmp_path):
+    trainer = scaling_trainer(kind)
+    trainer.grad_scaler = torch.amp.GradScaler("cuda", init_scale=2.0, growth_interval=1)
+    run_steps(trainer, 1)
+    torch.save([trainer.model.state_dict(), trainer.state_dict()], tmp_path / "state.pth")
+    weights, state = torch.load(tmp_path / "state.pth", map_location="cpu")
+
+    resumed = scaling_trainer(kind)
+    resumed.model.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    momentum, expected = (
+        [entry["momentum_buffer"] for entry in x.optimizer.state.values()] for x in (resumed, trainer)
     )
+    assert momentum and all(buffer.is_cuda for buffer in momentum)
+    assert len(momentum) == len(expected) and all(map(torch.equal, momentum, expected))
+    assert resumed.grad_scaler.get_scale() == trainer.grad_scaler.get_scale() == 4.0
+    after, expected = (run_steps(x, 1) for x in (resumed, trainer))
+    assert resumed.grad_scaler._scale.is_cuda and resumed.grad_scaler.get_scale() == 8.0
+    for name, value in expected.items():
+        assert after[name].is_cuda
+        torch.testing.assert_close(after[name], value)
+
+
+def test_one_process_under_nccl_trains_as_without(cuda_device, tmp_path):
+    if cuda_device is not None:
+        pytest.skip("NCCL needs a GPU")
+    models, (_, batch) = [build("faster")[0] for _ in range(2)], build("faster")
+    dist.init_process_group("nccl", f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        parallel = DistributedDataParallel(models[0], device_ids=[0])
+        losses = []
+        for model in (parallel, models[1]):
+            with EventStorage():
+                torch.manual_seed(1)  # the RPN draws its anchors
+                losses.append(model(copy.deepcopy(batch)))
+            sum(losses[-1].values()).backward()
+    finally:
+        dist.destroy_process_group()
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-4)
+    for ours, theirs in zip(*(model.parameters() for model in models)):
+        if theirs.requires_grad:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-2, atol=1e-4)
 
 
 SCALES = (*AUG, "(48, 64)")
