@@ -148,6 +148,7 @@ def test_an_image_without_objects_or_proposals_trains_as_on_the_cpu(storage, wit
     assert [len(p) for p in trained] == ([8, 8] if without == "objects" else [0, 8])
     assert_equal(boxes_of(trained), boxes_of(cpu))
     assert [p.gt_classes.tolist() for p in trained] == [p.gt_classes.tolist() for p in cpu]
+    assert (trained[0].gt_classes == heads.num_classes).all()  # background, or none
     assert all(p.grad.isfinite().all() for p in heads.parameters())
 
 
