@@ -248,3 +248,17 @@ def test_continuous_integration_finds_the_data_beside_the_checkout_unless_one_is
     assert ci_run()[1][0] == f"lint data={data}"
     assert ci_run(OHEM_D2_DATA="/elsewhere")[1][0] == "lint data=/elsewhere"
     assert ci_run(OHEM_D2_DATA="")[1][0] == "lint data="
+
+
+def test_the_gpu_is_measured_in_the_environment(project):
+    done, calls = project.make("gpu", "PARTS=2 3", OUT="archives")
+    assert done.returncode == 0, done.stderr
+    assert calls[-1] == "tools/gpu_day.py 2 3 --archives archives"
+    assert project.venv("bin/python").exists()
+
+
+def test_with_wheels_the_given_python_measures_and_no_environment_is_made(project):
+    done, calls = project.make("gpu", "WHEELS=carried", OUT="")
+    assert done.returncode == 0, done.stderr
+    assert calls == ["tools/gpu_day.py --wheels carried"]
+    assert not project.venv().exists()

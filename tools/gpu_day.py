@@ -36,9 +36,10 @@ MARKED = re.compile(r"^(@|pytestmark = )pytest\.mark\.cuda\b", re.MULTILINE)
 BENCHMARK = "benchmarks/run.py"
 BCCD = [f"configs/BCCD/fast_rcnn_{arm}.yaml" for arm in ("heuristic", "bg0", "ohem")]
 VOC_SAMPLE = [f"benchmarks/voc_sample/fast_rcnn_VGG16_{arm}.yaml" for arm in ("bg0.1", "ohem")]
+# Catalogue -> data set, its splits, and options with which its proposals are generated.
 PROPOSALS = {
-    "configs/BCCD/catalog.yaml": ("bccd", "trainval", "test"),
-    "benchmarks/voc_sample/catalog.yaml": ("voc_sample", "train", "test"),
+    "configs/BCCD/catalog.yaml": ("bccd", ("trainval", "test"), " --scale 0.5"),
+    "benchmarks/voc_sample/catalog.yaml": ("voc_sample", ("train", "test"), ""),
 }
 
 
@@ -123,11 +124,11 @@ def check_data(env: dict[str, str]) -> None:
     if "OHEM_D2_DATA" not in env:
         raise GpuDayError("part 4 needs OHEM_D2_DATA, the folder with BCCD and voc_sample")
     datasets = ROOT / env.get("DETECTRON2_DATASETS", "datasets")
-    for catalog, (name, *splits) in PROPOSALS.items():
+    for catalog, (name, splits, options) in PROPOSALS.items():
         for file in (datasets / f"{name}_proposals" / f"{split}.safetensors" for split in splits):
             if not file.is_file():
                 made = f"prepare_proposals.py generate selective-search --catalog {catalog} --dataset"
-                made += "".join(f" {name}_{split}" for split in splits)
+                made += "".join(f" {name}_{split}" for split in splits) + options
                 raise GpuDayError(f"{file} does not exist; made, where OpenCV is, by: python datasets/{made}")
 
 
@@ -138,9 +139,8 @@ def run_part(part: int, output: Path, env: dict[str, str], minutes: float) -> bo
     """Run what was not done yet, as far as the time reaches; True if all is done."""
     end = time.monotonic() + 60 * minutes
     folder = output / f"part{part}"
+    jobs, status, commit = jobs_of(part, folder, env), read_status(folder), source_version()
     folder.mkdir(parents=True, exist_ok=True)
-    jobs, status = jobs_of(part, folder, env), read_status(folder)
-    commit = source_version()
     for job in in_order(jobs, status):
         left = end - time.monotonic()
         if left < MIN_SECONDS:

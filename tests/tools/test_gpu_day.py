@@ -8,6 +8,10 @@ import zipfile
 from types import SimpleNamespace
 
 import pytest
+from detectron2.data import DatasetCatalog
+
+from ohem_d2.data import register_catalog
+from ohem_d2.engine import load_config
 
 from ..conftest import ROOT
 
@@ -99,12 +103,10 @@ def test_trainings_say_what_they_need(script, checkout):
     with pytest.raises(script.GpuDayError, match="part 4 needs OHEM_D2_DATA"):
         script.jobs_of(4, checkout, {})
     env = {"OHEM_D2_DATA": "data", "DETECTRON2_DATASETS": "mine"}
-    missing = (
-        r"mine/bccd_proposals/trainval.safetensors does not exist; .* --dataset bccd_trainval bccd_test$"
-    )
+    missing = "trainval.safetensors does not exist; .* --dataset bccd_trainval bccd_test --scale 0.5$"
     with pytest.raises(script.GpuDayError, match=missing):
         script.jobs_of(4, checkout, env)
-    for name, *splits in script.PROPOSALS.values():
+    for name, splits, _ in script.PROPOSALS.values():
         (checkout / f"mine/{name}_proposals").mkdir(parents=True)
         for split in splits:
             (checkout / f"mine/{name}_proposals/{split}.safetensors").touch()
@@ -112,9 +114,16 @@ def test_trainings_say_what_they_need(script, checkout):
     assert len({job.name for job in jobs}) == len(jobs) == 12
 
 
-def test_trainings_name_configs_and_catalogues_that_exist(script):
-    for path in (*script.BCCD, *script.VOC_SAMPLE, *script.PROPOSALS):
-        assert (ROOT / path).is_file()
+def test_trainings_name_configs_of_plain_and_mined_heads(script, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OHEM_D2_DATA", str(tmp_path))
+    for configs in (script.BCCD, script.VOC_SAMPLE):
+        heads = [load_config(path, []).MODEL.ROI_HEADS.NAME for path in configs]
+        assert heads == ["StandardROIHeads"] * (len(configs) - 1) + ["OHEMROIHeads"]
+    for catalog in script.PROPOSALS:
+        register_catalog(catalog)
+    names = {f"{name}_{split}" for name, splits, _ in script.PROPOSALS.values() for split in splits}
+    assert names <= set(DatasetCatalog)
 
 
 # ---- running
