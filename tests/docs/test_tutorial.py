@@ -2,11 +2,12 @@
 
 import ast
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from ..conftest import ROOT
+
+nbformat = pytest.importorskip("nbformat", reason="needs nbformat")
+NotebookClient = pytest.importorskip("nbclient", reason="needs nbclient").NotebookClient
 
 NOTEBOOK = ROOT / "docs/tutorial.ipynb"
 
