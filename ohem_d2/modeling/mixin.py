@@ -93,7 +93,7 @@ class OHEMMixin:
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """The hard proposals of each image, labelled by the parent."""
+        """The hard proposals of each image, labelled as by the parent."""
         if not self.is_mining:
             return super().label_and_sample_proposals(proposals, targets)
         if not proposals:
@@ -102,13 +102,16 @@ class OHEMMixin:
             proposals = add_ground_truth_to_proposals(targets, proposals)
         if not self.ohem.naive:
             names, hard = proposals[0].get_fields(), self._hard_candidates(proposals, targets)
-            if is_detectron2s_sampler(
-                super().label_and_sample_proposals
-            ):  # which would only match them again
+            if self._replaces_sampler:
                 return [as_sampled(*pair, names) for pair in zip(hard, targets)]
             proposals = [_with_fields(candidates, names) for candidates in hard]
         with self._sampling_all(max(map(len, proposals))):
             return super().label_and_sample_proposals(proposals, targets)
+
+    @property
+    def _replaces_sampler(self) -> bool:
+        """Whether the parent's sampler is left out: Detectron2's would only match the hard RoIs again."""
+        return not self.ohem.naive and is_detectron2s_sampler(super().label_and_sample_proposals)
 
     def _hard_candidates(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
         candidates = label_candidates(self, proposals, targets)
@@ -133,7 +136,8 @@ class OHEMMixin:
         hard = mine_candidates(candidates, losses, self.batch_size_per_image, self.ohem, measure)
         numbers = {"num_candidates": len(losses), "num_survivors": hard.num_survivors}
         write_mining("ohem", {**hard.measured, **numbers}, len(candidates))
-        write_samples(hard.measured, len(candidates))
+        if self._replaces_sampler:
+            write_samples(hard.measured, len(candidates))
         return hard.rows
 
     @contextmanager

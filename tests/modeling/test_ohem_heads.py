@@ -424,3 +424,20 @@ def test_a_compiled_box_head_is_mined_as_an_eager_one(storage):
     for name, gradient in gradients.items():
         torch.testing.assert_close(compiled_gradients[name], gradient, rtol=1e-4, atol=1e-6)
     assert list(compiled.state_dict()) == list(eager.state_dict())
+
+
+@pytest.mark.parametrize("naive, sampler", [(False, "Detectron2"), (False, "own"), (True, "Detectron2")])
+def test_numbers_of_samples_are_written_once_an_iteration(storage, naive, sampler):
+    """By mining where it takes the place of Detectron2's sampler, else by the sampler that is asked."""
+    heads, (features, proposals, targets) = build_heads("MODEL.OHEM.NAIVE", str(naive)), make_inputs()
+    if sampler == "own":
+        own = {"_sample_proposals": lambda self, *args: ROIHeads._sample_proposals(self, *args)}
+        heads.__class__ = type("Own", (type(heads),), own)
+    trained, _ = heads(None, features, proposals, targets)
+    for name in ("roi_head/num_fg_samples", "roi_head/num_bg_samples"):
+        assert len(storage.history(name).values()) == 1, name
+    foreground = storage.history("roi_head/num_fg_samples").latest()
+    background = storage.history("roi_head/num_bg_samples").latest()
+    assert foreground + background == sum(map(len, trained)) / 2
+    if not naive:
+        assert foreground == sum(int((p.gt_classes < 3).sum()) for p in trained) / 2
