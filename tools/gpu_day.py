@@ -84,7 +84,7 @@ def benchmark_jobs(part: int, folder: Path, env: dict[str, str]) -> list[Job]:
         raise GpuDayError(f"{BENCHMARK} --list failed: {last}")
     names = [line.split(":")[0] for line in listed.stdout.splitlines()]
     chosen = [name for name in names if part_of(name) == part]
-    return [Job(name, [BENCHMARK, "--only", name, "--output", str(folder)], 200) for name in chosen]
+    return [Job(name, [BENCHMARK, "--only", name, "--output", str(folder)], 240) for name in chosen]
 
 
 def part_of(benchmark: str) -> int:
