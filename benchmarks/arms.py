@@ -9,7 +9,7 @@ import torch
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, Res5ROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
@@ -25,12 +25,20 @@ class Model:
     size: tuple[int, int]  # of the images, (H, W)
     budget: int  # b
     heads: str = "ROIHeads"
+    opts: tuple = ()
 
 
 MODELS: dict[str, Model] = {
     "vgg16": Model("configs/Base-FastRCNN-VGG16.yaml", (600, 1000), 64),
     "r50-fpn": Model("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", (800, 1333), 512),
     "r50-c4": Model("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml", (800, 1333), 512, "Res5ROIHeads"),
+    "cascade-r50-fpn": Model(
+        "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml",
+        (800, 1333),
+        512,
+        "CascadeROIHeads",
+        ("MODEL.MASK_ON", False),
+    ),
     "small": Model("configs/Base-FastRCNN-small.yaml", (240, 320), 64),
 }
 
@@ -58,6 +66,11 @@ class FixedRatioROIHeads(_FixedRatioMixin, StandardROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class FixedRatioRes5ROIHeads(_FixedRatioMixin, Res5ROIHeads):
+    pass
+
+
+@ROI_HEADS_REGISTRY.register()
+class FixedRatioCascadeROIHeads(_FixedRatioMixin, CascadeROIHeads):
     pass
 
 
@@ -126,7 +139,7 @@ def arm_cfg(name: str, args):
     ohem_d2.add_ohem_config(cfg)
     file = ROOT / model.config
     cfg.merge_from_file(str(file) if file.exists() else model_zoo.get_config_file(model.config))
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = args.device, ""
+    cfg.merge_from_list([*model.opts, "MODEL.DEVICE", args.device, "MODEL.WEIGHTS", ""])
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, cfg.MODEL.ROI_HEADS.NUM_CLASSES = model.budget, args.classes
     ARMS[name](cfg, model.heads)
     return cfg

@@ -4,8 +4,8 @@
     python benchmarks/bm_mining.py --model vgg16 --proposal-file FILE.safetensors --output FILE.json
 
 Mining alone is everything from the proposals to the hard ones: labels, read-only pass, selection, statistics.
-The lower bound ("floor") of the read-only pass is its multiply-adds over the rate of a large matrix product,
-measured in the same run. Proposals are synthetic, or those of the first images in a file that have enough,
+The lower bound ("floor") is its multiply-adds over the rate of a large matrix product, and the bytes that its other
+kernels read and write over the rate of a large copy, both measured in the same run. Proposals are synthetic, or those of the first images in a file that have enough,
 scaled to the size of the model's images.
 """
 
@@ -21,7 +21,7 @@ import torch
 from arms import MODELS, build_arm, get_parser, make_batch, set_precision
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
-from measure import count_operations, peak_memory, time_in_turns, write_report
+from measure import TrafficCounter, count_operations, peak_memory, time_in_turns, write_report
 from torch.utils.flop_counter import FlopCounterMode
 
 from ohem_d2.data import read_proposals
@@ -135,20 +135,30 @@ def selection(args) -> dict:
 
 
 def floor(run: Callable, args) -> dict:
-    """Lower bound on the time of the pass: its number of operations over the rate of a matrix product."""
+    """Lower bounds on the time of the pass, one after another: its products, and the traffic of all else.
+
+    The rates are those of a large matrix product and of a large copy, measured here.
+    """
     with FlopCounterMode(display=False) as counter:
         run()
-    flops, rates = counter.get_total_flops(), {}
-    for dtype in (torch.float32, torch.float16) if args.device.startswith("cuda") else (torch.float32,):
-        side = 8192 if args.device.startswith("cuda") else 1024
+    with TrafficCounter() as traffic:
+        run()
+    on_gpu = args.device.startswith("cuda")
+    flops, rates, ms = counter.get_total_flops(), {}, {}
+    for dtype in (torch.float32, torch.float16) if on_gpu else (torch.float32,):
+        side, name = 8192 if on_gpu else 1024, str(dtype).removeprefix("torch.")
         a = torch.randn(side, side, device=args.device, dtype=dtype)
-        ms = time_in_turns({"product": partial(torch.matmul, a, a)}, args.device, 10, 2)["product"]["ms"]
-        rates[str(dtype).removeprefix("torch.")] = 2 * side**3 / ms / 1e6
-    return {
-        "GFLOP": flops / 1e9,
-        "GFLOP/s": rates,
-        "ms": {name: flops / 1e6 / rate for name, rate in rates.items()},
-    }
+        rates[f"GFLOP/s, {name}"] = 2 * side**3 / _time(partial(torch.matmul, a, a), args) / 1e6
+        ms[f"products in {name}"] = flops / 1e6 / rates[f"GFLOP/s, {name}"]
+    block = torch.empty(2**28 if on_gpu else 2**26, dtype=torch.uint8, device=args.device)
+    rates["GB/s"] = 2 * len(block) / _time(block.clone, args) / 1e6
+    gigabytes = {kind: num_bytes / 1e9 for kind, num_bytes in traffic.bytes.items() if kind != "products"}
+    ms.update({kind: 1000 * gb / rates["GB/s"] for kind, gb in gigabytes.items()})
+    return {"GFLOP": flops / 1e9, "GB": gigabytes, "rates": rates, "ms": ms}
+
+
+def _time(run: Callable, args) -> float:
+    return time_in_turns({"run": run}, args.device, 10, 2)["run"]["ms"]
 
 
 def table(results: dict, args) -> str:
@@ -157,10 +167,11 @@ def table(results: dict, args) -> str:
         cells = [f"{of_step[c]:.{2 if c in ('ms', 'ratio') else 0}f}" for c in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     chosen, bound = results["selection"], results["floor"]
-    floors = ", ".join(f"{ms:.1f} ms in {name}" for name, ms in bound["ms"].items())
+    floors = ", ".join(f"{name} {ms:.1f} ms" for name, ms in bound["ms"].items())
+    traffic = ", ".join(f"{kind} {gigabytes:.2f} GB" for kind, gigabytes in bound["GB"].items())
     lines.append(
-        f"\nSelection alone: {chosen['ms']:.2f} ms, {chosen['syncs']} syncs. "
-        f"Read-only pass: {bound['GFLOP']:.1f} GFLOP, floor {floors}."
+        f"\nSelection alone: {chosen['ms']:.2f} ms, {chosen['syncs']} syncs. Mining: {bound['GFLOP']:.1f} GFLOP; "
+        f"traffic of {traffic}; floor: {floors}."
     )
     height, width = args.size or MODELS[args.model].size
     source = " of a file" if args.proposal_file else ""

@@ -19,7 +19,9 @@ def main() -> None:
     parser = get_parser(__doc__)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument(
-        "--count", action="store_true", help="only count operations, in one iteration of each arm"
+        "--count",
+        action="store_true",
+        help="no times: only operations and memory, in an iteration of each arm",
     )
     args = parser.parse_args()
     set_precision(args.precision)
@@ -31,7 +33,8 @@ def main() -> None:
             steps[name], results[name] = step, counts
     too_large = [name for name in args.arms if name not in results]
     if not args.count:
-        measure(steps, results, args)
+        add_times(steps, results, args)
+    add_ratios(results, args.arms[0])
     write_report({"arms": results, "out of memory": too_large}, args.output)
     print(table(results, args))
     if too_large:
@@ -39,25 +42,26 @@ def main() -> None:
 
 
 def count_if_it_fits(step, device: str) -> dict[str, float]:
-    """The operations of a step, its first; empty if the GPU's memory is too small for it."""
+    """Operations and memory of a step, in its first runs; empty if the GPU's memory is too small for it."""
     try:
-        return count_operations(step, device)
+        return {**count_operations(step, device), **peak_memory(step, device)}
     except torch.OutOfMemoryError:
         pass  # outside this block nothing holds the tensors of the step any more
     torch.cuda.empty_cache()
     return {}
 
 
-def measure(steps, results, args) -> None:
-    """Add times and memory to the results of each arm."""
+def add_times(steps, results, args) -> None:
     for name, times in time_in_turns(steps, args.device, args.repeats, args.warmup).items():
-        results[name].update(times, **peak_memory(steps[name], args.device))
-        results[name]["stages_ms"] = stage_times(steps[name], args.device)
-    base = results.get(args.arms[0])
-    for of_arm in results.values() if base else ():
-        of_arm["ratio"] = of_arm["ms"] / base["ms"]
-        if base["memory MiB"]:
-            of_arm["memory ratio"] = of_arm["memory MiB"] / base["memory MiB"]
+        results[name].update(times, stages_ms=stage_times(steps[name], args.device))
+
+
+def add_ratios(results, base: str) -> None:
+    """Add time and memory of each arm relative to `base`."""
+    for ratio, quantity in (("ratio", "ms"), ("memory ratio", "memory MiB")):
+        for of_arm in results.values():
+            if results.get(base, {}).get(quantity):
+                of_arm[ratio] = of_arm[quantity] / results[base][quantity]
 
 
 def table(results, args) -> str:

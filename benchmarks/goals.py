@@ -72,10 +72,9 @@ def _selection(folder: Path) -> str:
 def _floor(folder: Path) -> str:
     report = _read(folder, "mining_r50_c4")
     if report is None:
-        return f"R50-C4, mining alone and the floor of its read-only pass: {NOT_YET}."
-    floors = ", ".join(f"{ms:.1f} ms in {name}" for name, ms in report["floor"]["ms"].items())
-    mining = report["steps"]["as it is"]["ms"]
-    return f"R50-C4, mining alone: {mining:.1f} ms; the floor of its read-only pass: {floors}."
+        return f"R50-C4, mining alone and its floor: {NOT_YET}."
+    floors = ", ".join(f"{name} {ms:.1f} ms" for name, ms in report["floor"]["ms"].items())
+    return f"R50-C4, mining alone: {report['steps']['as it is']['ms']:.1f} ms; its floor: {floors}."
 
 
 def _read(folder: Path, name: str) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ import detectron2
 import torch
 import torchvision
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import ohem_d2
@@ -34,12 +35,12 @@ SYNCING = (
     "aten::bincount",
     "torchvision::nms",
 )
-# Operations that synchronise when an index is boolean.
 # Beside views, operations that launch no kernel.
 _NO_LAUNCH = (
     *("aten::empty", "aten::new_empty", "aten::_local_scalar_dense"),
     *("aten::detach", "aten::lift_fresh", "prim::"),
 )
+# Operations that synchronise when an index is boolean.
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_")
 
 # Stage of mining -> its function, as (module, attribute).
@@ -170,6 +171,27 @@ class OperationCounter(TorchDispatchMode):
             return tolist(tensor)
 
         return counted
+
+
+class TrafficCounter(TorchDispatchMode):
+    """Counts the bytes of the tensors that each kernel reads and writes, by what the kernel does."""
+
+    KINDS = {
+        "products": ("aten::convolution", "aten::mm", "aten::addmm", "aten::bmm"),
+        "pooling": ("torchvision::roi_align", "torchvision::roi_pool"),
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.bytes: Counter = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result, name = func(*args, **(kwargs or {})), func._schema.name
+        if not (func.is_view or name.startswith(_NO_LAUNCH)):
+            kinds = (kind for kind, names in self.KINDS.items() if name in names)
+            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+            self.bytes[next(kinds, "the rest")] += sum(x.numel() * x.element_size() for x in tensors)
+        return result
 
 
 def count_operations(step: Callable, device: str) -> dict[str, float]:

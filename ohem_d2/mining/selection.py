@@ -23,14 +23,14 @@ class RankedRoIs(NamedTuple):
 
     # (S,) the survivors: first the H selected, grouped by image id ascending, in an image by loss descending.
     order: Tensor
-    num_selected: Tensor  # () int64, H
+    is_selected: Tensor  # (S,) bool: H times True, then False
     survivors: Tensor  # (S,) by loss descending over all images
     num_not_finite: Tensor  # () int64, number of infinite or NaN losses among the R
 
     @property
-    def is_selected(self) -> Tensor:
-        """(S,) bool: which of `order` are selected."""
-        return torch.arange(len(self.order), device=self.order.device) < self.num_selected
+    def num_selected(self) -> Tensor:
+        """() int64, H."""
+        return self.is_selected.sum()
 
 
 class HardRoIs(NamedTuple):
@@ -133,7 +133,7 @@ def mine_hard_rois(
         arguments = losses[rows], boxes[rows], image_ids[rows], num_per_image, nms_thresh, classes
         ranked = rank_hard_rois(*arguments, num_images=pooled)
         order, survivors = rows[ranked.order], rows[ranked.survivors]
-        return RankedRoIs(order, ranked.num_selected, survivors, _count_not_finite(losses))
+        return RankedRoIs(order, ranked.is_selected, survivors, _count_not_finite(losses))
 
     def read(ranked: RankedRoIs) -> tuple[list[int], dict[str, float]]:
         """The number of selected RoIs of each image, and the scalars of `measure`."""
@@ -186,9 +186,9 @@ def rank_hard_rois(
         over_budget = _rank_in_image(image_ids[survivors[grouped]]) >= num_per_image
     else:
         over_budget = grouped >= num_per_image * num_images
-    in_budget_first = torch.sort(over_budget.byte(), stable=True).indices
+    over_budget, in_budget_first = torch.sort(over_budget.byte(), stable=True)
     order = survivors[grouped[in_budget_first]]
-    return RankedRoIs(order, (~over_budget).sum(), survivors, _count_not_finite(losses))
+    return RankedRoIs(order, over_budget == 0, survivors, _count_not_finite(losses))
 
 
 def _count_not_finite(losses: Tensor) -> Tensor:

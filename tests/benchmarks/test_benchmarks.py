@@ -223,7 +223,18 @@ def test_mining_with_a_step_undone_selects_the_same_and_synchronises_more(run):
         "256 RoIs at a time": 2,
     }
     assert results["steps"]["as it is"]["ratio"] == 1 and results["selection"]["syncs"] == 1
-    assert results["floor"]["GFLOP"] > 0
+    assert set(results["floor"]["ms"]) == {"products in float32", "pooling", "the rest"}
+    assert results["floor"]["GFLOP"] > 0 and min(results["floor"]["ms"].values()) > 0
+
+
+def test_traffic_is_what_kernels_read_and_write(load_script):
+    a, rois = torch.zeros(10, 10), torch.zeros(3, 5)
+    with load_script("benchmarks/measure.py").TrafficCounter() as traffic:
+        a.relu_()
+        torch.mm(a, a).view(5, 20)
+        torch.ops.torchvision.roi_align(a[None, None], rois, 1.0, 2, 2, 1, False)
+    pooled = 3 * 2 * 2
+    assert traffic.bytes == {"the rest": 4 * 200, "products": 4 * 300, "pooling": 4 * (100 + 15 + pooled)}
 
 
 def test_mining_takes_the_boxes_of_a_file(run, tmp_path):
