@@ -4,9 +4,9 @@
     python benchmarks/bm_mining.py --model vgg16 --proposal-file FILE.safetensors --output FILE.json
 
 Mining alone is everything from the proposals to the hard ones: labels, read-only pass, selection, statistics.
-The lower bound ("floor") is its multiply-adds over the rate of a large matrix product, and the bytes that its other
-kernels read and write over the rate of a large copy, both measured in the same run. Proposals are synthetic, or those of the first images in a file that have enough,
-scaled to the size of the model's images.
+The lower bound ("floor") is its multiply-adds over the rate of a large matrix product, and the bytes that its
+other kernels read and write over the rate of a large copy, both measured in the same run. Proposals are
+synthetic, or those of the first images in a file that have enough, scaled to the size of the model's images.
 """
 
 import sys
@@ -170,8 +170,8 @@ def table(results: dict, args) -> str:
     floors = ", ".join(f"{name} {ms:.1f} ms" for name, ms in bound["ms"].items())
     traffic = ", ".join(f"{kind} {gigabytes:.2f} GB" for kind, gigabytes in bound["GB"].items())
     lines.append(
-        f"\nSelection alone: {chosen['ms']:.2f} ms, {chosen['syncs']} syncs. Mining: {bound['GFLOP']:.1f} GFLOP; "
-        f"traffic of {traffic}; floor: {floors}."
+        f"\nSelection alone: {chosen['ms']:.2f} ms, {chosen['syncs']} syncs. "
+        f"Mining: {bound['GFLOP']:.1f} GFLOP; traffic of {traffic}; floor: {floors}."
     )
     height, width = args.size or MODELS[args.model].size
     source = " of a file" if args.proposal_file else ""

@@ -74,7 +74,7 @@ def worker(rank, function, folder):
     else:
         comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
     torch.save(function(rank), f"{folder}/{rank}.pth")
-    # Without the interpreter's own end: a thread of Gloo that frees a gathered object then aborts the process.
+    # Not by the interpreter's shutdown, in which a thread of Gloo that frees what was gathered can abort.
     os._exit(0)
 
 
