@@ -1,6 +1,5 @@
 """How far runs are, from what Detectron2 writes while it trains: config.yaml and metrics.json."""
 
-import json
 import math
 import re
 import shutil
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import TextIO
+
+from ..utils.metrics import read_metrics
 
 _MAX_ITER = re.compile(r"^SOLVER:\n(?:  .*\n)*?  MAX_ITER: (\d+)$", re.MULTILINE)
 # Seconds between two looks: of a line on a terminal that is renewed, and of lines in a log.
@@ -35,10 +36,7 @@ def read_progress(name: str, folder: Path) -> Progress:
     """What the files of a run say; of one that has just begun they say nothing yet."""
     config, metrics = folder / "config.yaml", folder / "metrics.json"
     found = _MAX_ITER.search(config.read_text()) if config.exists() else None
-    written = (
-        metrics.read_text().rpartition("\n")[0] if metrics.exists() else ""
-    )  # without a line half written
-    last = json.loads(written.rpartition("\n")[2]) if written else {}
+    last = (read_metrics(metrics) or [{}])[-1]
     max_iter = int(found.group(1)) if found else 0
     return Progress(name, min(last.get("iteration", -1) + 1, max_iter), max_iter, last.get("eta_seconds"))
 

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from ..utils.files import atomic_file
+from ..utils.metrics import read_metrics
 
 _TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
 # Recorded with each run: name -> module; OpenCV is optional.
@@ -132,8 +133,7 @@ def write_json(file: Path, content: Any) -> None:
 
 def _training_figures(folder: Path) -> dict[str, float]:
     """Mean loss over all RoIs, trained fg : bg, speed and memory, as far as they were measured."""
-    metrics, log = folder / "metrics.json", folder / "log.txt"
-    records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    records, log = read_metrics(folder / "metrics.json"), folder / "log.txt"
     figures = {}
     losses = [r["ohem/all_roi_loss"] for r in records if "ohem/all_roi_loss" in r]
     if losses:

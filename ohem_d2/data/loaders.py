@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode, configurable
 from detectron2.data import (
+    DatasetFromList,
     DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
+from detectron2.data.build import _train_loader_from_config
 from detectron2.data.detection_utils import build_augmentation, check_metadata_consistency
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
@@ -26,7 +27,9 @@ from ..config import DatasetOptions
 from ..proposals import Proposals, read_proposals
 from ..proposals.recall import ground_truth_boxes, summarize_proposals
 from ..utils.messages import name_some, other_form
+from ..utils.seeding import seed_generators
 from .difficult import training_config
+from .resumable import ResumableLoader
 
 __all__ = ["ProposalDatasetMapper", "build_labelled_loader", "build_test_loader", "build_train_loader"]
 
@@ -79,8 +82,8 @@ class ProposalDatasetMapper(DatasetMapper):
         return boxes.astype(np.float32), np.zeros(len(boxes), np.float32)
 
 
-def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-    """Detectron2's training loader of ``cfg.DATASETS.TRAIN``, with proposals if ``MODEL.LOAD_PROPOSALS``.
+def build_train_loader(cfg: CfgNode) -> ResumableLoader:
+    """The training loader of ``cfg.DATASETS.TRAIN``, with proposals if ``MODEL.LOAD_PROPOSALS``.
 
     The files are ``DATASETS.PROPOSAL_FILES_TRAIN``, one per data set, or, if that is empty, the
     ``proposal_file`` of each data set's metadata. The log gives the number of boxes and their recall.
@@ -92,7 +95,7 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     """
     cfg = training_config(cfg)
     if not cfg.MODEL.LOAD_PROPOSALS:
-        return build_detection_train_loader(cfg)
+        return _resumable(cfg)
     names, key = list(cfg.DATASETS.TRAIN), "PROPOSAL_FILES_TRAIN"
     files = [_proposal_file(cfg, name, names, key) for name in names]
     keypoint_cfg = cfg.MODEL.ROI_KEYPOINT_HEAD
@@ -104,7 +107,20 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         min_keypoints=keypoint_cfg.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
     )
     mapper = ProposalDatasetMapper(cfg, is_train=True, proposals=proposals, fill=_fill(cfg))
-    return build_detection_train_loader(_without_proposals(cfg), mapper=mapper, dataset=dicts)
+    return _resumable(_without_proposals(cfg), mapper=mapper, dataset=dicts)
+
+
+def _resumable(cfg: CfgNode, **kwargs: Any) -> ResumableLoader:
+    """The loader that Detectron2 builds from `cfg` and `kwargs`, with a sampler that the seed determines."""
+    arguments = _train_loader_from_config(cfg, sampler=(), **kwargs)
+    arguments["dataset"] = dicts = DatasetFromList(arguments["dataset"], copy=False)
+    options = {"mapper": arguments["mapper"], "dataset": dicts}
+
+    def seeded_sampler(seed: int) -> Iterable[int]:
+        seed_generators(seed)  # from which Detectron2's samplers draw their own
+        return _train_loader_from_config(cfg, **options)["sampler"]
+
+    return ResumableLoader(**{**arguments, "sampler": seeded_sampler}, seed=max(cfg.SEED, 0))
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:

@@ -1,49 +1,97 @@
 """The base class of the trainers of both config systems."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from detectron2.engine.train_loop import TrainerBase
+from detectron2.utils import comm
+from torch.optim import Optimizer
+
+from ..utils.metrics import drop_rows
+from .batches import TrainingBatches
 
 logger = logging.getLogger(__name__)
 
 
 class BaseTrainer(TrainerBase):
-    """A trainer that delegates each step to its ``_trainer``, whose loader is `NamedBatches`.
+    """A trainer that delegates each step to its ``_trainer``, and that can be stopped and resumed anywhere.
 
-    The error of a step with non-finite numbers names the images of the batch. Checkpoints contain the state
-    of the optimizer on every version of Detectron2 (the `DefaultTrainer` of 0.6 drops it).
+    Its checkpoints have the state of the optimizer on every version of Detectron2 (the `DefaultTrainer` of
+    0.6 drops it) and, where the loader is a `TrainingBatches`, the place in the data: a resumed run trains
+    as one that was never stopped. The error of a step with non-finite numbers names the images of the batch.
     """
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load the last good checkpoint, if `resume` and there is one; else the initial weights.
+
+        The rows of ``metrics.json`` that are written again are dropped.
+
+        Raises:
+            ValueError: the checkpoint is that of another model, or no checkpoint can be read.
+        """
+        self.checkpointer.resume_or_load(self._initial_weights, resume=resume)
+        if resume and self.checkpointer.has_checkpoint():
+            self.start_iter = self.iter + 1
+        if comm.is_main_process():
+            metrics = Path(self.checkpointer.save_dir) / "metrics.json"
+            drop_rows(metrics, self.start_iter if resume else None)
+
+    @property
+    def _initial_weights(self) -> str:
+        raise NotImplementedError
 
     def run_step(self) -> None:
         self._trainer.iter = self.iter
         try:
             self._trainer.run_step()
         except FloatingPointError as error:
-            files = ", ".join(self._trainer.data_loader.file_names)
+            files = ", ".join(getattr(self._trainer.data_loader, "file_names", ["not known"]))
             raise FloatingPointError(
                 f"iteration {self.iter}: {error}; images of the batch: {files}"
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+        state = {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+        if isinstance(self._trainer.data_loader, TrainingBatches):
+            state["batches"] = self._trainer.data_loader.state_dict()
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         TrainerBase.load_state_dict(self, state_dict)
         if "_trainer" in state_dict:
+            configured = _solver(self._trainer.optimizer)
             self._trainer.load_state_dict(state_dict["_trainer"])
+            _compare(configured, _solver(self._trainer.optimizer))
         else:
-            logger.warning("the checkpoint has no optimizer state: momentum starts at zero")
+            logger.warning("Not restored, since the checkpoint lacks it: the optimizer; momentum starts at 0")
+        if not isinstance(self._trainer.data_loader, TrainingBatches):
+            logger.warning("Not restored: position in the data and random numbers; the loader is not ours")
+        elif "batches" in state_dict:
+            self._trainer.data_loader.load_state_dict(state_dict["batches"])
+        else:
+            lacks = "position in the data and random numbers; both start over"
+            logger.warning("Not restored, since the checkpoint lacks it: %s", lacks)
 
 
-class NamedBatches:
-    """A loader that remembers the file names of its last batch."""
+def _solver(optimizer: Optimizer) -> dict[str, set]:
+    """The values that the parameter groups have of each option; of the rate, those before any schedule."""
+    values: dict[str, set] = {}
+    for group in optimizer.param_groups:
+        options = {**group, "lr": group.get("initial_lr", group["lr"])}
+        for name, value in options.items():
+            if name != "initial_lr" and isinstance(value, (int, float)):
+                values.setdefault(name, set()).add(value)
+    return values
 
-    def __init__(self, loader):
-        self.loader = loader
-        self.file_names = []
 
-    def __iter__(self):
-        for batch in self.loader:
-            self.file_names = [x["file_name"] for x in batch]
-            yield batch
+def _compare(configured: dict[str, set], loaded: dict[str, set]) -> None:
+    """Log the options of the optimizer that the checkpoint overrides."""
+    differ = {name: values for name, values in loaded.items() if values != configured.get(name, values)}
+    if differ:
+        told = [f"{n} {_join(values)} (config: {_join(configured[n])})" for n, values in differ.items()]
+        logger.warning("Taken from the checkpoint, not from the config: %s", ", ".join(told))
+
+
+def _join(values: set) -> str:
+    return " and ".join(f"{value:g}" for value in sorted(values))

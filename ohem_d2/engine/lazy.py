@@ -8,23 +8,28 @@ none) and ``dataloader.catalogs`` (YAML catalogues of data sets to register).
 
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import build_detection_train_loader
 from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.registry import locate
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
+from torch.utils.data import IterableDataset
 
-from ..data import register_catalog
+from ..data import ResumableLoader, register_catalog
 from ..utils.checkpoint import CheckedCheckpointer
-from .base_trainer import BaseTrainer, NamedBatches
+from .base_trainer import BaseTrainer
+from .batches import TrainingBatches
+from .preemption import ResumableEvalHook, StopOnSignal
 from .yaml_config import check_writable
 
 _REQUIRED = [
@@ -106,6 +111,13 @@ def _build(cfg: DictConfig, key: str) -> Any:
         raise ValueError(f"{key} cannot be built: {error}") from error
 
 
+def _resumable_loader(dataset: Any, **kwargs: Any) -> Iterable:
+    """`ResumableLoader` where the data set has an index, else Detectron2's loader."""
+    if isinstance(dataset, IterableDataset):
+        return build_detection_train_loader(dataset, **kwargs)
+    return ResumableLoader(dataset, **kwargs)
+
+
 class LazyTrainer(BaseTrainer):
     """Trains from a LazyConfig, as `OHEMTrainer` does from a YAML config."""
 
@@ -121,7 +133,7 @@ class LazyTrainer(BaseTrainer):
         model = self.build_model(cfg)
         cfg.optimizer.params.model = model
         optimizer = _build(cfg, "optimizer")
-        loader = NamedBatches(_build(cfg, "dataloader.train"))
+        loader = TrainingBatches(self.build_train_loader(cfg), cfg.train.seed)
         # On the CPU, DDP refuses the device that Detectron2 would pass.
         on_cpu = {} if next(model.parameters()).is_cuda else {"device_ids": None}
         self.model = create_ddp_model(model, **cfg.train.ddp, **on_cpu)
@@ -135,6 +147,14 @@ class LazyTrainer(BaseTrainer):
     @classmethod
     def build_model(cls, cfg: DictConfig) -> nn.Module:
         return _build(cfg, "model").to(cfg.train.device)
+
+    @classmethod
+    def build_train_loader(cls, cfg: DictConfig) -> Iterable:
+        """``dataloader.train``; what it calls Detectron2's loader for is built as a `ResumableLoader`."""
+        target = cfg.dataloader.train.get("_target_")
+        if (locate(target) if isinstance(target, str) else target) is build_detection_train_loader:
+            cfg.dataloader.train._target_ = _resumable_loader
+        return _build(cfg, "dataloader.train")
 
     @classmethod
     def build_trained_model(cls, cfg: DictConfig, resume: bool) -> nn.Module:
@@ -152,18 +172,18 @@ class LazyTrainer(BaseTrainer):
         ]
         if comm.is_main_process():
             result.append(hooks.PeriodicCheckpointer(self.checkpointer, **train.checkpointer))
-        result.append(hooks.EvalHook(train.eval_period, lambda: self.test(self.cfg, self.model)))
+        stop = StopOnSignal(self.checkpointer)
+        evaluate = ResumableEvalHook(train.eval_period, lambda: self.test(self.cfg, self.model), stop)
+        result += [evaluate, stop]
         if comm.is_main_process():
             result.append(
                 hooks.PeriodicWriter(default_writers(train.output_dir, train.max_iter), train.log_period)
             )
         return result
 
-    def resume_or_load(self, resume: bool) -> None:
-        """Load the last checkpoint, if `resume` and there is one; else ``train.init_checkpoint``."""
-        self.checkpointer.resume_or_load(self.cfg.train.init_checkpoint, resume=resume)
-        if resume and self.checkpointer.has_checkpoint():
-            self.start_iter = self.iter + 1
+    @property
+    def _initial_weights(self) -> str:
+        return self.cfg.train.init_checkpoint
 
     def train(self) -> None:
         super().train(self.start_iter, self.cfg.train.max_iter)

@@ -3,6 +3,7 @@
 import weakref
 
 from detectron2.engine import DefaultTrainer
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
@@ -12,8 +13,10 @@ from ..evaluation import build_test_model
 from ..evaluation.build import build_evaluator, check_evaluation
 from ..utils.checkpoint import CheckedCheckpointer
 from .accumulation import AccumulatingTrainer
-from .base_trainer import BaseTrainer, NamedBatches
+from .base_trainer import BaseTrainer
+from .batches import TrainingBatches
 from .hooks import AllRoILoss
+from .preemption import ResumableEvalHook, StopOnSignal
 
 
 class OHEMTrainer(BaseTrainer, DefaultTrainer):
@@ -34,6 +37,10 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
                 self.model, self.data_loader, self.optimizer, num_batches, cfg.SOLVER.AMP.ENABLED
             )
 
+    @property
+    def _initial_weights(self) -> str:
+        return self.cfg.MODEL.WEIGHTS
+
     @classmethod
     def build_trained_model(cls, cfg, resume: bool):
         """The model with the last checkpoint, if `resume` and there is one; else with ``MODEL.WEIGHTS``."""
@@ -43,7 +50,7 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
-        return NamedBatches(build_train_loader(cfg))
+        return TrainingBatches(build_train_loader(cfg), cfg.SEED)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
@@ -61,7 +68,13 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
     def build_hooks(self):
         # Before the hook that saves checkpoints takes the parent's.
         self.checkpointer = CheckedCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        hooks = super().build_hooks()
+        stop = StopOnSignal(self.checkpointer)
+        hooks = []
+        for hook in super().build_hooks():
+            if isinstance(hook, EvalHook):
+                hooks += [ResumableEvalHook(hook._period, hook._func, stop), stop]
+            else:
+                hooks.append(hook)
         if RoILossOptions.from_config(self.cfg).period > 0:
             writer = 1 if comm.is_main_process() else 0  # the last hook writes what the others measured
             hooks.insert(len(hooks) - writer, AllRoILoss(self.cfg))

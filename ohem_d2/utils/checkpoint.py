@@ -2,15 +2,33 @@
 
 import os
 import pickle
+import struct
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from .files import atomic_file
+from .messages import name_some
+
 FORMATS = ("BGR", "RGB")
+# What zipfile raises for damaged bytes.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,90 @@ class CheckedCheckpointer(DetectionCheckpointer):
 
     missing_keys: Sequence[str] = ()
     _path = ""
+    _is_resuming = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._good: set[tuple[str, int, int]] = set()  # path, time and size of files without damage
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write the checkpoint ``name.pth`` as a whole or not at all, then the tag that names it as the last.
+
+        Raises:
+            OSError: the folder cannot be written, or the disk is full.
+        """
+        if urlparse(self.save_dir).scheme:  # not a folder of this machine
+            super().save(name, **kwargs)
+        elif self.save_dir and self.save_to_disk:
+            state = {key: value.state_dict() for key, value in self.checkpointables.items()}
+            path = os.path.join(self.save_dir, f"{name}.pth")
+            self.logger.info("Saving checkpoint to %s", path)
+            with atomic_file(path) as file:
+                torch.save({"model": self.model.state_dict(), **state, **kwargs}, file)
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        if urlparse(self.save_dir).scheme:
+            super().tag_last_checkpoint(last_filename_basename)
+            return
+        with atomic_file(os.path.join(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename.encode())
+
+    def has_checkpoint(self) -> bool:
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """The checkpoint that ``last_checkpoint`` names; if that is damaged, the newest that is not; or "".
+
+        A warning says which is used instead. Without a ``last_checkpoint`` there is none.
+
+        Raises:
+            ValueError: there are checkpoints, but all are damaged.
+        """
+        if urlparse(self.save_dir).scheme:
+            return super().get_checkpoint_file()
+        folder = Path(self.save_dir)
+        tag = folder / "last_checkpoint"
+        if not tag.exists():
+            return ""
+        name = tag.read_bytes()[:200].decode(errors="replace").strip()
+        saved = sorted(folder.glob("model_*.pth"), key=lambda file: file.stat().st_mtime, reverse=True)
+        wrong = []
+        for file in [folder / name, *saved]:
+            damage = self._damage(file)
+            if damage is None:
+                if wrong:
+                    self.logger.warning("%s; instead, %s is used", wrong[0], file)
+                return str(file)
+            wrong.append(f"{file} {damage}" if wrong else f"{tag} names {name!r}, which {damage}")
+        raise ValueError(f"no checkpoint to resume from; remove {tag} to start over: {'; '.join(wrong)}")
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load the last good checkpoint with the state of the training, if `resume` and there is one.
+
+        Else only the weights in the file `path`.
+
+        Raises:
+            ValueError: the checkpoint to resume from is of another model; see also `load`.
+        """
+        self._is_resuming = resume and self.has_checkpoint()
+        try:
+            return super().resume_or_load(path, resume=resume)
+        finally:
+            self._is_resuming = False
+
+    def _damage(self, file: Path) -> str | None:
+        """What is wrong with a file; None if nothing is. What was found good is not read again."""
+        if not file.is_file():
+            return "does not exist"
+        status = file.stat()
+        known = (str(file), status.st_mtime_ns, status.st_size)
+        if known not in self._good:
+            damage = find_damage(file)
+            if damage is not None:
+                return damage
+            self._good.add(known)
+        return None
 
     def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
         """Load a checkpoint.
@@ -76,6 +178,8 @@ class CheckedCheckpointer(DetectionCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        if zipfile.is_zipfile(filename) and (damage := self._damage(Path(filename))):
+            raise ValueError(f"weights {self._path}: the file {damage}")
         try:
             return super()._load_file(filename)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
@@ -88,6 +192,8 @@ class CheckedCheckpointer(DetectionCheckpointer):
         names = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         self.missing_keys = list(incompatible.missing_keys)
+        if self._is_resuming:
+            self._check_complete(incompatible)
         own = list(self.model.state_dict())
         if own and not set(own) - set(self.missing_keys) - {key for key, *_ in incompatible.incorrect_shapes}:
             raise ValueError(
@@ -95,6 +201,31 @@ class CheckedCheckpointer(DetectionCheckpointer):
                 f"the model has {', '.join(own[:3])}, ..."
             )
         return incompatible
+
+    def _check_complete(self, incompatible: Any) -> None:
+        """Raise ValueError unless checkpoint and model have the same parameters, of the same shapes."""
+        differ = [f"{key}: {was} in the checkpoint, {now} in the model"
+                  for key, was, now in incompatible.incorrect_shapes]  # fmt: skip
+        differ += [f"{key} only in the model" for key in incompatible.missing_keys]
+        differ += [f"{key} only in the checkpoint" for key in incompatible.unexpected_keys]
+        if differ:
+            raise ValueError(
+                f"{self._path} is a checkpoint of another model, {len(differ)} parameters differ: "
+                f"{name_some(differ, 3)}; resume with the config that it was trained with"
+            )
+
+
+def find_damage(file: str | Path) -> str | None:
+    """What is wrong with a file of ``torch.save``; None if nothing is.
+
+    Each tensor in it has a checksum, which PyTorch does not look at when it loads.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except _ZIP_ERRORS:
+        return "is no checkpoint, or truncated"
+    return f"is damaged in {damaged}" if damaged else None
 
 
 def check_input(checkpoint: dict[str, Any], model: nn.Module, path: str) -> None:
