@@ -6,10 +6,15 @@
     python train_net.py --config-file configs/lazy/demo_faster_rcnn_ohem.py [KEY=VALUE ...]
 
 A config that ends in .py is a LazyConfig; its weights are train.init_checkpoint.
+
+SIGTERM, SIGUSR1 and SIGINT stop a training after its iteration, with a checkpoint and exit code 75: the same
+command with --resume goes on as if it had not stopped. A second signal stops at once.
 """
 
 import logging
 import sys
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
 
 import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps off the console)
 
@@ -18,12 +23,19 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ohem_d2.engine import LazyTrainer, OHEMTrainer, load_config, load_lazy_config
+from ohem_d2.engine import LazyTrainer, OHEMTrainer, forward_signals, load_config, load_lazy_config
+from ohem_d2.utils.locks import hold_lock
 
 logger = logging.getLogger("ohem_d2.train_net")
 
 
 def main(args):
+    with ExitStack() as stack:
+        return run(args, stack)
+
+
+def run(args, stack: ExitStack):
+    """Train or evaluate; `stack` keeps other runs out of the output folder of a training."""
     try:
         if args.config_file.endswith(".py"):
             trainer_class, cfg = LazyTrainer, load_lazy_config(args.config_file, args.opts)
@@ -31,6 +43,10 @@ def main(args):
         else:
             trainer_class, cfg = OHEMTrainer, load_config(args.config_file, args.opts)
             output_dir, device = cfg.OUTPUT_DIR, cfg.MODEL.DEVICE
+        if not args.eval_only and comm.is_main_process():
+            stack.enter_context(
+                hold_lock(Path(output_dir) / "training.lock", f"the output folder {output_dir}")
+            )
         default_setup(cfg, args)
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ohem_d2")
         logger.info("Running on %s", device)
@@ -46,11 +62,12 @@ def main(args):
 
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    with forward_signals() if args.num_gpus > 1 else nullcontext():
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )

@@ -1,7 +1,8 @@
 """Training: Detectron2's default trainer with this project's data, evaluators, hooks and resume."""
 
 from .lazy import LazyTrainer, load_lazy_config
+from .preemption import forward_signals
 from .trainer import OHEMTrainer
 from .yaml_config import load_config
 
-__all__ = ["LazyTrainer", "OHEMTrainer", "load_config", "load_lazy_config"]
+__all__ = ["LazyTrainer", "OHEMTrainer", "forward_signals", "load_config", "load_lazy_config"]

@@ -1,6 +1,7 @@
 """Stopping a training by a signal, with a checkpoint from which it can be resumed."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,8 +17,9 @@ import torch.distributed as dist
 from detectron2.checkpoint import Checkpointer
 from detectron2.engine.hooks import EvalHook, HookBase
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
 
-__all__ = ["EXIT_CODE", "ResumableEvalHook", "StopOnSignal"]
+__all__ = ["EXIT_CODE", "ResumableEvalHook", "StopOnSignal", "forward_signals"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,9 @@ EXIT_CODE = 75
 
 # Seconds: what sends a signal to a group of processes and to each of them sends it twice.
 _SECOND_SIGNAL = 1.0
+
+# For other processes to save what is theirs.
+_PATIENCE = timedelta(seconds=30)
 
 # Windows has no SIGUSR1.
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
@@ -90,7 +96,16 @@ class StopOnSignal(HookBase):
             self._received or "A signal to another process",
             min(done, self.trainer.max_iter), self.trainer.max_iter, EXIT_CODE,
         )  # fmt: skip
+        self._await_others()
         raise SystemExit(EXIT_CODE)
+
+    def _await_others(self) -> None:
+        """Wait, for a while, until all processes are here: when one exits, launchers end the others."""
+        if self._group is not None:
+            try:
+                dist.barrier(group=self._group, async_op=True).wait(_PATIENCE)
+            except RuntimeError as error:
+                logger.debug("Stopped without another process: %s", error)
 
     def _handle(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:  # a worker that was forked: its parent ends it
@@ -152,3 +167,21 @@ class ResumableEvalHook(EvalHook):
         with self._stop.interruptible():
             super()._do_eval()
         self._num_iterations = self.trainer.iter + 1
+
+
+@contextmanager
+def forward_signals() -> Iterator[None]:
+    """A block that starts training processes: they get its signals, and it exits as the first of them does."""
+
+    def forward(number: int, frame: Any) -> None:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, number)
+
+    handlers = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        yield
+    except ProcessExitedException as error:
+        sys.exit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

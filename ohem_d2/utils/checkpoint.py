@@ -204,9 +204,11 @@ class CheckedCheckpointer(DetectionCheckpointer):
 
     def _check_complete(self, incompatible: Any) -> None:
         """Raise ValueError unless checkpoint and model have the same parameters, of the same shapes."""
-        differ = [f"{key}: {was} in the checkpoint, {now} in the model"
-                  for key, was, now in incompatible.incorrect_shapes]  # fmt: skip
-        differ += [f"{key} only in the model" for key in incompatible.missing_keys]
+        shapes = {key: f"{was} in the checkpoint, {now} in the model"
+                  for key, was, now in incompatible.incorrect_shapes}  # fmt: skip
+        missing = [key for key in incompatible.missing_keys if key not in shapes]
+        differ = [f"{key}: {sizes}" for key, sizes in shapes.items()]
+        differ += [f"{key} only in the model" for key in missing]
         differ += [f"{key} only in the checkpoint" for key in incompatible.unexpected_keys]
         if differ:
             raise ValueError(
