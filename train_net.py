@@ -24,6 +24,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ohem_d2.engine import LazyTrainer, OHEMTrainer, forward_signals, load_config, load_lazy_config
+from ohem_d2.utils.files import remove_unfinished
 from ohem_d2.utils.locks import hold_lock
 
 logger = logging.getLogger("ohem_d2.train_net")
@@ -47,6 +48,7 @@ def run(args, stack: ExitStack):
             stack.enter_context(
                 hold_lock(Path(output_dir) / "training.lock", f"the output folder {output_dir}")
             )
+            remove_unfinished(output_dir)
         default_setup(cfg, args)
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ohem_d2")
         logger.info("Running on %s", device)

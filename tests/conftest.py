@@ -4,21 +4,15 @@ import importlib.util
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage
-from PIL import Image
 
 from .pretended_cuda import pretended_cuda
+from .toy import write_voc
 
 ROOT = Path(__file__).resolve().parents[1]
-OBJECT = (
-    "<object><name>{name}</name><pose>Unspecified</pose><truncated>0</truncated>"
-    "<difficult>{difficult}</difficult><bndbox>"
-    "<xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -46,19 +40,8 @@ def cuda_device(request):
 def make_voc(tmp_path):
     """``make_voc({id: [(class, (xmin, ymin, xmax, ymax))]}, ...)`` writes a VOC tree and returns its root."""
 
-    def make(objects, split="train", size=(40, 30), extension=".jpg", name="voc", difficult=0):
-        root, (width, height) = tmp_path / name, size
-        for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        for seed, (image_id, boxes) in enumerate(objects.items()):
-            pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / "JPEGImages" / f"{image_id}{extension}")
-            body = "".join(OBJECT.format(*box, name=label, difficult=difficult) for label, box in boxes)
-            sizes = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
-            xml = f"<annotation>{sizes}{body}</annotation>"
-            (root / "Annotations" / f"{image_id}.xml").write_text(xml)
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(objects) + "\n")
-        return root
+    def make(objects, name="voc", **kwargs):
+        return write_voc(tmp_path / name, objects, **kwargs)
 
     return make
 

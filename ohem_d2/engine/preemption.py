@@ -171,7 +171,7 @@ class ResumableEvalHook(EvalHook):
 
 @contextmanager
 def forward_signals() -> Iterator[None]:
-    """A block that starts training processes: they get its signals, and it exits as the first of them does."""
+    """A block that starts training processes: they get its signals; it exits as the first of them."""
 
     def forward(number: int, frame: Any) -> None:
         for process in multiprocessing.active_children():

@@ -227,6 +227,8 @@ def find_damage(file: str | Path) -> str | None:
             damaged = archive.testzip()
     except _ZIP_ERRORS:
         return "is no checkpoint, or truncated"
+    except OSError as error:  # also of a place in the file that a damaged byte gives
+        return f"cannot be read: {error.strerror}"
     return f"is damaged in {damaged}" if damaged else None
 
 

@@ -1,12 +1,13 @@
 """Atomic writing of files."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["atomic_file"]
+__all__ = ["atomic_file", "remove_unfinished"]
 
 
 @contextmanager
@@ -31,6 +32,13 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what `atomic_file` left in `folder` when its process was killed; no process may write there."""
+    for file in Path(folder).glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", file.name):
+            file.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

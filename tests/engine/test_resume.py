@@ -7,40 +7,20 @@ import pytest
 import torch
 from detectron2.data import build_detection_train_loader
 
-from ohem_d2.data import write_proposals
 from ohem_d2.engine import OHEMTrainer, load_config
 from ohem_d2.utils.metrics import read_metrics
 
-CATALOG = (
-    "toy: {format: voc, root: voc, splits: [wide, tall], classes: [cat, dog], proposals: ./p.safetensors}\n"
-)
-SIZES = {"wide": ((40, 30), "abcd"), "tall": ((30, 40), "efg")}
+from ..toy import toy_options, write_toy
 
 
 @pytest.fixture
-def make_cfg(tmp_path, make_voc, monkeypatch):
-    """A config of the small Fast R-CNN on four wide and three tall images, flipped and resized at random."""
+def make_cfg(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    rng, proposals = np.random.default_rng(0), {}
-    for split, (size, ids) in SIZES.items():
-        make_voc({i: [("cat", (5, 5, 28, 25)), ("dog", (8, 4, 20, 28))] for i in ids}, split=split, size=size)
-        for image_id in ids:
-            corners = rng.uniform(0, 15, (30, 2))
-            boxes = np.concatenate([corners, corners + rng.uniform(8, 15, (30, 2))], axis=1)
-            proposals[image_id] = boxes.astype(np.float32), np.zeros(30, np.float32)
-    write_proposals(tmp_path / "p.safetensors", proposals)
-    (tmp_path / "catalog.yaml").write_text(CATALOG)
+    write_toy(tmp_path)
 
     def make(name, *opts):
-        return load_config(
-            "configs/Base-FastRCNN-small.yaml",
-            ["MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_HEADS.NUM_CLASSES", "2",
-             "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "DATASETS.CATALOG", f"('{tmp_path}/catalog.yaml',)",
-             "DATASETS.TRAIN", "('toy_wide', 'toy_tall')", "DATASETS.TEST", "()",
-             "INPUT.MIN_SIZE_TRAIN", "(28, 32, 36)", "DATALOADER.NUM_WORKERS", "0",
-             "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "7", "SOLVER.WARMUP_ITERS", "0",
-             "SOLVER.STEPS", "(6,)", "SOLVER.CHECKPOINT_PERIOD", "3", "OUTPUT_DIR", str(tmp_path / name), *opts],
-        )  # fmt: skip
+        options = [*toy_options(tmp_path), "OUTPUT_DIR", str(tmp_path / name), *opts]
+        return load_config("configs/Base-FastRCNN-small.yaml", options)
 
     return make
 
@@ -50,7 +30,7 @@ class Killed(BaseException):
 
 
 def train(cfg, resume=False, kill_at=None, seed=0, trainer_class=OHEMTrainer):
-    """Train, from initial weights of `seed`, up to the iteration `kill_at`; the trainer and its last batches."""
+    """Train, from initial weights of `seed`, up to the iteration `kill_at`; the trainer has its `images`."""
     torch.manual_seed(seed)
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=resume)
