@@ -2,21 +2,27 @@
 
 import copy
 import os
+import signal
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from detectron2.engine import defaults
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
+from ohem_d2.engine import OHEMTrainer, load_config
 from ohem_d2.engine.accumulation import AccumulatingTrainer
 
 from ..builders import random_boxes, tiny_cfg
+from ..toy import toy_options, write_toy
 
 SMALL_RCNN = (
     "MODEL.BACKBONE.NAME", "build_resnet_backbone",
@@ -161,3 +167,47 @@ def test_a_synchronised_norm_does_not_hang_with_different_numbers_of_rois(tmp_pa
     assert all(torch.isfinite(torch.tensor(rank["losses"])).all() for rank in two)
     for name, value in two[0]["weights"].items():
         torch.testing.assert_close(two[1]["weights"][name], value)
+
+
+def stopped_and_resumed(rank):
+    """Weights of a run that a signal to the second process stopped, and of one that was never stopped."""
+    folder = Path(os.environ["TOY"])
+    create_ddp_model = defaults.create_ddp_model
+    defaults.create_ddp_model = partial(create_ddp_model, device_ids=None)  # on the CPU
+
+    def trainer(output, resume=False):
+        options = [*toy_options(folder), "SEED", "3", "OUTPUT_DIR", str(folder / output)]
+        torch.manual_seed(0)
+        built = OHEMTrainer(load_config("configs/Base-FastRCNN-small.yaml", options))
+        built.resume_or_load(resume=resume)
+        return built
+
+    stopped, whole = trainer("stopped"), trainer("whole")
+    step = stopped.run_step
+
+    def signalled():
+        step()
+        if rank == 1 and stopped.iter == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped.run_step = signalled
+    with pytest.raises(SystemExit):
+        stopped.train()
+    comm.synchronize()
+    resumed = trainer("stopped", resume=True)
+    for one in (resumed, whole):
+        one.train()
+    return {"start": resumed.start_iter, "weights": [x.model.module.state_dict() for x in (resumed, whole)]}
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_toy(tmp_path)
+    for rank, two in enumerate(in_two_processes(stopped_and_resumed, tmp_path)):
+        assert two["start"] == 4  # the iteration after that of the signal is the last
+        resumed, whole = two["weights"]
+        differ = [name for name in whole if not torch.equal(resumed[name], whole[name])]
+        # A checkpoint has the running statistics of the first process.
+        assert [name for name in differ if rank == 0 or "running_" not in name] == []
