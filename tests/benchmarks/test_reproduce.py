@@ -22,7 +22,7 @@ DATA = {
     "07+12": ("voc_2007_trainval", "voc_2012_trainval"),
     "12": ("voc_2012_trainval",),
     "07++12": ("voc_2007_trainval", "voc_2007_test", "voc_2012_trainval"),
-    "trainval35k": ("coco_2014_train", "coco_2014_valminusminival"),
+    "train": ("coco_2014_train",),
     "trainval": ("coco_2014_train", "coco_2014_val"),
     "COCO 2017": ("coco_2017_train",),
     "VOC 07+12": ("voc_2007_trainval", "voc_2012_trainval"),
@@ -112,11 +112,11 @@ B_FOLDER = "ohem-TEST.BOX_VOTING.ENABLED-True"
 
 
 def test_a_row_shows_the_published_figures_ours_and_the_config(script):
-    tables = a_table({"config": "heuristic", "paper": [19.7, None]}, B)
+    tables = a_table({"config": "heuristic", "paper": ["19.7†", None]}, B)
     text = script.render_rows(tables, "0", [a_record("heuristic", {"bbox/AP": 20.04, "bbox/AP50": 36.0})])
     first, second = text.splitlines()[2:4]
     link = "[heuristic](configs/demo/heuristic.yaml)"
-    assert first == f"| 1 |  |  | 19.7 / – | 20.0 / 36.0 | {link} |"
+    assert first == f"| 1 |  |  | 19.7† / – | 20.0 / 36.0 | {link} |"
     config = "[ohem](configs/demo/ohem.yaml) `TEST.BOX_VOTING.ENABLED True`"
     assert second.startswith(f"| 2 |  | x |  |  | {config} |")
     assert text.endswith("Hardware and versions: torch 2.")
