@@ -201,7 +201,7 @@ class RoILossOptions(Options):
 
     # Number of iterations between two measurements; the last iteration is always measured. 0: never.
     period: int = 0
-    # Number of images: the first of the first training set, without augmentation.
+    # Number of images, evenly spread over all training sets, without augmentation.
     num_images: int = 64
 
     def __post_init__(self) -> None:
