@@ -12,6 +12,7 @@ from detectron2.config import get_cfg
 
 from ohem_d2 import add_ohem_config
 from ohem_d2.comparison import runs
+from ohem_d2.utils.revision import read_revision
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = yaml.safe_load((ROOT / "benchmarks/paper/tables.yaml").read_text())
@@ -211,7 +212,23 @@ def test_a_run_is_made_once_for_all_rows_and_tables(script, calls, tmp_path, cap
     script.main(["--table", "1", "--jobs", "2"])
     assert folders(calls) == ["heuristic", "ohem", B_FOLDER]
     assert set(results(tmp_path)) == {"heuristic", "ohem", B_FOLDER}
+    assert all(record["code"] == read_revision() for record in results(tmp_path).values())
     assert capsys.readouterr().out.count("50.0 / 50.0") == 2 + 2 + 3
+
+
+def test_the_chart_has_the_losses_over_all_rois_of_what_each_row_trained(
+    script, calls, tmp_path, monkeypatch
+):
+    script.main(["--table", "0"])
+    for folder, loss in (("heuristic", 0.5), ("ohem", 0.25)):
+        lines = [{"iteration": 19, "ohem/all_roi_loss": loss}, {"iteration": 39, "total_loss": 1}]
+        text = "\n".join(map(json.dumps, lines))
+        (tmp_path / "output/paper" / folder / "metrics.json").write_text(text)
+    drawn = []
+    monkeypatch.setattr(script, "plot_roi_losses", lambda *args: drawn.append(args))
+    script.main(["--table", "0", "--rows", "2", "3", "--chart", "c.png"])
+    # Row 3 tests what row 2 trained; neither has a column that tells them apart but +B.
+    assert drawn == [({"": [[(20, 0.25)]], "+B x": [[(20, 0.25)]]}, Path("c.png"))]
 
 
 def test_a_row_that_differs_in_its_test_tests_what_the_other_one_trained(script, calls):
