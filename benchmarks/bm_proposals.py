@@ -185,15 +185,18 @@ def run(name: str, args: argparse.Namespace, folder: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def environment() -> dict[str, str]:
+def environment() -> dict[str, Any]:
     import detectron2
     import safetensors
     import torch
 
+    from ohem_d2.utils.revision import read_revision
+
     cpu = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
     versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
     versions.update(detectron2=detectron2.__version__, safetensors=safetensors.__version__)
-    return {"cpu": f"{len(cpu)} x {cpu[0]}" if cpu else platform.processor(), **versions}
+    cpu_name = f"{len(cpu)} x {cpu[0]}" if cpu else platform.processor()
+    return {"code": read_revision(), "cpu": cpu_name, **versions}
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ohem_d2
 from ohem_d2.mining import suppression
+from ohem_d2.utils.revision import read_revision
 
 # Operations that synchronise host and device, since the host needs their value or the size of their result.
 SYNCING = (
@@ -264,8 +265,9 @@ def environment() -> dict[str, str]:
 
 
 def write_report(results: dict[str, Any], file: Path | None) -> None:
-    """Write `results` with command, hardware and versions as JSON, unless `file` is None."""
+    """Write `results` with command, commit, hardware and versions as JSON, unless `file` is None."""
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        report = {"command": " ".join(["python", *sys.argv]), "environment": environment(), **results}
+        made = {"command": " ".join(["python", *sys.argv]), "code": read_revision()}
+        report = {**made, "environment": environment(), **results}
         file.write_text(json.dumps(report, indent=1) + "\n")

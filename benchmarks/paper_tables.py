@@ -106,10 +106,12 @@ def _cells(number: int, table: dict[str, Any], run: dict[str, Any] | None) -> li
     ]
 
 
-def _figures(values: Sequence[float | None] | None, decimals: Sequence[int]) -> str:
+def _figures(values: Sequence[float | str | None] | None, decimals: Sequence[int]) -> str:
+    """The figures of a cell; a text, such as "57.2†", stands as it is."""
     if not values or all(value is None for value in values):
         return ""
-    return " / ".join("–" if value is None else f"{value:.{n}f}" for value, n in zip(values, decimals))
+    texts = [f"{x:.{n}f}" if isinstance(x, (int, float)) else x or "–" for x, n in zip(values, decimals)]
+    return " / ".join(texts)
 
 
 def _check(name: str, table: dict[str, Any], measured: Sequence[dict | None]) -> None:

@@ -3,6 +3,7 @@
 
     python benchmarks/reproduce.py --list
     python benchmarks/reproduce.py --table 1 --rows 1 3 [--jobs N] [--output output/paper] [-- KEY VALUE ...]
+    python benchmarks/reproduce.py --table figure3 --chart figure3.png
     python benchmarks/render_tables.py MODEL_ZOO.md
 
 From the repository's root; without --rows, all rows of the table. What is done is skipped, also where another
@@ -27,7 +28,8 @@ from typing import Any
 
 from paper_tables import Run, get_table, load_results, load_tables, read_json, render_rows, run_of
 
-from ohem_d2.comparison import arguments, run_once, write_json
+from ohem_d2.comparison import arguments, read_roi_losses, run_once, write_json
+from ohem_d2.visualization import plot_roi_losses
 
 TABLES = Path(__file__).resolve().parent / "paper/tables.yaml"
 SEED = 0
@@ -43,6 +45,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/paper"), help="default: output/paper")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs of a run (default 1)")
+    parser.add_argument(
+        "--chart", type=Path, metavar="PNG", help="mean loss over all RoIs against iterations"
+    )
     parser.add_argument("opts", nargs="*", default=[], help="KEY VALUE overrides for every run, after --")
     args = parser.parse_args(argv)
     if args.table is None and not args.list:
@@ -59,10 +64,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             names = [args.table] if args.table else tables
             print("\n".join(list_rows(tables, names, args.rows, args.output)))
             return
-        runs = [run for _, run in select_rows(get_table(tables, args.table), args.rows)]
+        table = get_table(tables, args.table)
+        rows = select_rows(table, args.rows)
+        runs = [run for _, run in rows]
         results = args.output / "results.json" if args.opts else TABLES.with_name("results.json")
         failed = reproduce(runs, args.output, results, args.jobs, args.opts, args.num_gpus)
         print(render_rows(tables, args.table, load_results(results)))
+        if args.chart:
+            trained = {name_row(table, n): args.output / (run.trained or run).name for n, run in rows}
+            plot_roi_losses({name: [read_roi_losses(at)] for name, at in trained.items()}, args.chart)
     except (ValueError, OSError) as error:
         sys.exit(f"reproduce.py: {error}")
     if failed:
@@ -82,6 +92,12 @@ def select_rows(table: dict[str, Any], numbers: Sequence[int] | None) -> list[tu
     return [(number, runs[number]) for number in numbers or runs]
 
 
+def name_row(table: dict[str, Any], number: int) -> str:
+    """What its columns say: "method OHEM, net VGG16"."""
+    row = table["rows"][number - 1]
+    return ", ".join(f"{column} {row[column]}" for column in table["columns"] if column in row)
+
+
 def list_rows(
     tables: dict[str, Any], names: Iterable[str], numbers: Sequence[int] | None, output: Path
 ) -> list[str]:
@@ -90,9 +106,7 @@ def list_rows(
     for name in names:
         table = get_table(tables, name)
         for number, run in select_rows(table, numbers):
-            row = table["rows"][number - 1]
-            settings = (f"{column} {row[column]}" for column in table["columns"] if column in row)
-            lines.append(f"table {name}, row {number}: {', '.join(settings)}")
+            lines.append(f"table {name}, row {number}: {name_row(table, number)}")
             lines += [f"    {command(part, output)}" for part in (run.trained, run) if part]
     return lines
 

@@ -8,6 +8,7 @@
     python datasets/prepare_proposals.py generate rpn --config-file FILE --weights FILE --dataset NAME [...]
     python datasets/prepare_proposals.py merge TARGET SHARD [SHARD ...]
     python datasets/prepare_proposals.py inspect FILE [FILE] [--dataset NAME] [--output PNG]
+    python datasets/prepare_proposals.py targets FILE --dataset NAME [NAME ...]
 
 An interrupted `generate` resumes where it stopped when it is called again.
 """
@@ -27,6 +28,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ohem_d2.data import register_catalog
 from ohem_d2.engine import load_config
 from ohem_d2.proposals import read_proposals, summarize_proposals
+from ohem_d2.proposals.box_targets import format_targets, measure_targets
 from ohem_d2.proposals.conventions import CONVENTIONS
 from ohem_d2.proposals.conversion import convert_proposals
 from ohem_d2.proposals.formats import FORMATS, write_detectron2
@@ -56,6 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_convert(commands)
     add_export(commands)
     add_inspect(commands)
+    add_targets(commands)
     return parser
 
 
@@ -150,6 +153,25 @@ def run_inspect(args: argparse.Namespace) -> None:
     if args.output:
         plot_inspections(inspections, args.output)
         print(f"written to {args.output}")
+
+
+def add_targets(commands) -> None:
+    parser = commands.add_parser(
+        "targets",
+        help="mean and standard deviation of the box regression targets",
+        description="Mean and standard deviation of the box regression targets of a training set, by class, "
+        "and the override that divides by the deviations of all classes.",
+    )
+    parser.add_argument("file", help="proposal file")
+    parser.add_argument("--catalog", help="YAML catalogue to register; Detectron2's own data sets need none")
+    parser.add_argument("--dataset", nargs="+", required=True, metavar="NAME", help="registered data sets")
+    parser.set_defaults(run=run_targets)
+
+
+def run_targets(args: argparse.Namespace) -> None:
+    records = load_datasets(args.dataset, args.catalog)
+    classes = MetadataCatalog.get(args.dataset[0]).thing_classes
+    print(format_targets(measure_targets(records, read_proposals(args.file), classes)))
 
 
 def add_convert(commands) -> None:

@@ -201,7 +201,7 @@ class RoILossOptions(Options):
 
     # Number of iterations between two measurements; the last iteration is always measured. 0: never.
     period: int = 0
-    # Number of images: the first of the first training set, without augmentation.
+    # Number of images, evenly spread over all training sets, without augmentation.
     num_images: int = 64
 
     def __post_init__(self) -> None:
@@ -216,12 +216,14 @@ class AugOptions(Options):
     section: ClassVar[str] = "TEST.AUG"
     is_own: ClassVar[bool] = False
 
-    # How the scales of TEST.AUG are combined. "detections": all detections are merged, as in Detectron2.
-    # "proposals": scores and boxes of each proposal are averaged over the scales.
+    # How the scales of TEST.AUG are combined. "detections": NMS at each scale, then on what is left of all
+    # (Detectron2). "candidates": one NMS on the boxes of all scales (Detectron's UNION). "mean": scores and
+    # boxes of each proposal are averaged over the scales (Detectron's AVG). "max": a class of a proposal has
+    # the score and the box of the scale that scores it highest. "proposals": an older name of "mean".
     combine: str = "detections"
 
     def __post_init__(self) -> None:
-        self.require_one_of("combine", ("detections", "proposals"))
+        self.require_one_of("combine", ("detections", "candidates", "mean", "max", "proposals"))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def test_check_values_finds_a_wrong_value_of_any_section():
         "TEST.EVALUATORS": (("voc10",), "any of 'voc07', 'voc12', 'coco'"),
         "TEST.ROI_LOSS.PERIOD": (-1, "an integer >= 0"),
         "TEST.ROI_LOSS.NUM_IMAGES": (0, "an integer >= 1"),
-        "TEST.AUG.COMBINE": ("max", "one of 'detections', 'proposals'"),
+        "TEST.AUG.COMBINE": ("min", "one of 'detections', 'candidates', 'mean', 'max', 'proposals'"),
         "TEST.BOX_VOTING.ROUNDS": (0, "an integer >= 1"),
         "TEST.SOFT_NMS.SIGMA": (0.0, "a number > 0"),
     }

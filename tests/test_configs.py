@@ -28,22 +28,24 @@ AUTHORS = {
     "MODEL.OHEM.NMS_PER_CLASS": True,
     "MODEL.OHEM.BUDGET": "batch",
     "MODEL.OHEM.READONLY_DROPOUT": True,
+    "MODEL.OHEM.READONLY_DTYPE": "float32",
     "SOLVER.IMS_PER_BATCH": 1,
     "SOLVER.ACCUMULATE": 2,
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False,
 }
 ARMS = {
     "bg0": {},
     "bg0.1": {HEADS + "IOU_THRESHOLDS": [0.1, 0.5], HEADS + "IOU_LABELS": [-1, 0, 1]},
-    "all_rois": {HEADS + "BATCH_SIZE_PER_IMAGE": 1024},
+    "b2048": {HEADS + "BATCH_SIZE_PER_IMAGE": 1024},
     "ohem": {HEADS + "NAME": "OHEMROIHeads"},
     "ohem_naive": {HEADS + "NAME": "OHEMROIHeads", "MODEL.OHEM.NAIVE": True},
     "ohem_authors": {HEADS + "NAME": "OHEMROIHeads", **AUTHORS},
 }
-ALL_ROIS_LR = {"VGG16": 0.003, "VGG_CNN_M_1024": 0.004}
+B2048_LR = {"VGG16": 0.003, "VGG_CNN_M_1024": 0.004}
 AUTHORS_SCHEDULE = {"07": ((30000,), 40000), "07+12": None}
 MULTI_SCALE = {"INPUT.MIN_SIZE_TRAIN": (480, 576, 688, 864, 900), "TEST.AUG.ENABLED": True,
                "TEST.AUG.MIN_SIZES": (480, 576, 688, 864, 1000), "TEST.AUG.MAX_SIZE": 1000,
-               "TEST.AUG.FLIP": False, "TEST.AUG.COMBINE": "proposals"}  # fmt: skip
+               "TEST.AUG.FLIP": False, "TEST.AUG.COMBINE": "mean"}  # fmt: skip
 
 # Training sets, test set, and the schedule where it is not that of VOC07: steps and mini-batches.
 VOC07, VOC12 = "voc_2007_trainval", "voc_2012_trainval"
@@ -53,7 +55,7 @@ DATA = {
     "07+12": ((VOC07, VOC12), "voc_2007_test", EVERY_40K),
     "12": ((VOC12,), "voc_2012_test", None),
     "07++12": ((VOC07, "voc_2007_test", VOC12), "voc_2012_test", EVERY_40K),
-    "2014": (("coco_2014_train", "coco_2014_valminusminival"), "coco_2015_test-dev", OF_COCO),
+    "2014": (("coco_2014_train",), "coco_2015_test-dev", OF_COCO),
 }
 
 
@@ -63,13 +65,14 @@ def published(net, data, arm, n1, multi_scale):
     keys = {**ARMS[arm], "DATASETS.TRAIN": train, "DATASETS.TEST": (test,)}
     if data != "2014":
         keys.update({HEADS + "NUM_CLASSES": 20, "TEST.DETECTIONS_PER_IMAGE": 2000})
+        keys["TEST.ROI_LOSS.PERIOD"] = 4000
     if schedule:
         keys["SOLVER.STEPS"], keys["SOLVER.MAX_ITER"] = schedule
-    if arm == "all_rois":
-        keys["SOLVER.BASE_LR"] = ALL_ROIS_LR[net]
+    if arm == "b2048":
+        keys["SOLVER.BASE_LR"] = B2048_LR[net]
     if n1:
         keys["SOLVER.IMS_PER_BATCH"] = 1
-        keys[HEADS + "BATCH_SIZE_PER_IMAGE"] = 2048 if arm == "all_rois" else 128
+        keys[HEADS + "BATCH_SIZE_PER_IMAGE"] = 2048 if arm == "b2048" else 128
     return f"Base-FastRCNN-{net}", keys | (MULTI_SCALE if multi_scale else {})
 
 
@@ -154,7 +157,7 @@ def test_every_arm_has_the_flags_of_its_test_in_common():
     "name, rate, falls, length",
     [
         ("PascalVOC-Detection/fast_rcnn_VGG16_07_bg0.1", 0.001, (30000, 60000), 80000),
-        ("PascalVOC-Detection/fast_rcnn_VGG_CNN_M_1024_07_all_rois", 0.004, (30000, 60000), 80000),
+        ("PascalVOC-Detection/fast_rcnn_VGG_CNN_M_1024_07_b2048", 0.004, (30000, 60000), 80000),
         ("PascalVOC-Detection/fast_rcnn_VGG16_07_ohem_authors", 0.001, (30000,), 40000),
         ("PascalVOC-Detection/fast_rcnn_VGG16_07+12_ohem_M", 0.001, (40000, 80000, 120000, 160000), 200000),
         ("COCO-Detection/fast_rcnn_VGG16_2014_ohem", 0.001, (160000,), 240000),
@@ -175,6 +178,7 @@ def test_images_and_detections_are_as_published(net):
     images, heads = cfg.INPUT, cfg.MODEL.ROI_HEADS
     assert (images.MIN_SIZE_TRAIN, images.MAX_SIZE_TRAIN) == ((600,), 1000)
     assert (images.MIN_SIZE_TEST, images.MAX_SIZE_TEST) == (600, 1000)
+    assert not cfg.DATALOADER.ASPECT_RATIO_GROUPING
     assert (images.RANDOM_FLIP, images.FORMAT, cfg.DATASETS.VOC_DIFFICULT) == ("horizontal", "BGR", "drop")
     assert (heads.SCORE_THRESH_TEST, heads.NMS_THRESH_TEST, heads.BATCH_SIZE_PER_IMAGE) == (1e-5, 0.3, 64)
     assert heads.PROPOSAL_APPEND_GT and heads.POSITIVE_FRACTION == 0.25

@@ -5,7 +5,8 @@
     python tools/check_dataset.py cells_train --catalog cells.yaml
 
 It looks at images (there, readable header, size as annotated), annotations (XML or JSON, ids, classes,
-boxes) and proposals. The exit status is 1 if anything is wrong.
+boxes) and proposals. The exit status is 1 if anything is wrong. Training leaves out boxes without area or
+outside their image and clips those that reach beyond it, with a warning.
 """
 
 import argparse

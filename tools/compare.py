@@ -9,6 +9,9 @@ no table. ``--test`` tests what was trained in other ways too; the table and OUT
 tests:
 
     ... --test plain --test +B TEST.BOX_VOTING.ENABLED True
+
+``--chart FILE.png`` draws the mean loss over all RoIs against the iterations, a colour for each arm, where
+TEST.ROI_LOSS.PERIOD has it measured.
 """
 
 import argparse
@@ -16,7 +19,8 @@ import logging
 import sys
 from pathlib import Path
 
-from ohem_d2.comparison import check_scipy, render_table, run_arms
+from ohem_d2.comparison import check_scipy, read_roi_losses, render_table, run_arms
+from ohem_d2.visualization import plot_roi_losses
 
 
 def main() -> None:
@@ -29,6 +33,9 @@ def main() -> None:
     parser.add_argument("--test", nargs="+", action="append", default=[], metavar=("NAME", "KEY VALUE"),
                         help="name and overrides of a test; may be given more than once")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
+    parser.add_argument(
+        "--chart", type=Path, metavar="PNG", help="mean loss over all RoIs against iterations"
+    )
     parser.add_argument("opts", nargs="*", default=[], help="KEY VALUE overrides for every arm, after --")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -40,8 +47,16 @@ def main() -> None:
             check_scipy()
         runs = run_arms(args.arms, args.seeds, args.output, args.jobs, args.opts, tests)
         print(render_table(runs))
+        if args.chart:
+            plot_roi_losses(read_curves(args.arms, args.seeds, args.output), args.chart)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"compare.py: {error}")
+
+
+def read_curves(arms: list[str], seeds: list[int], output: Path) -> dict[str, list]:
+    """Arm -> the losses over all RoIs of its seeds."""
+    names = [Path(arm).stem for arm in arms]
+    return {name: [read_roi_losses(output / name / f"seed{seed}") for seed in seeds] for name in names}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from .arms import run_arms
 from .progress import describe_progress, read_progress, show_progress
-from .runs import arguments, run_once, write_json
+from .runs import arguments, read_roi_losses, run_once, write_json
 from .tables import check_equal_tests, check_scipy, describe_environment, render_table
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "describe_environment",
     "describe_progress",
     "read_progress",
+    "read_roi_losses",
     "render_table",
     "run_arms",
     "run_once",

@@ -20,6 +20,7 @@ import yaml
 
 from ..utils.files import atomic_file
 from ..utils.metrics import read_metrics
+from ..utils.revision import read_revision
 
 _TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
 # Recorded with each run: name -> module; OpenCV is optional.
@@ -51,7 +52,7 @@ def run_once(
         num_gpus: of this machine.
 
     Returns:
-        the record: arm, seed, options, command, test_settings, environment and figures.
+        the record: arm, seed, options, command, code, test_settings, environment and figures.
 
     Raises:
         FileNotFoundError: the package is installed without train_net.py.
@@ -70,12 +71,14 @@ def run_once(
         return begun
     if not is_resumed:
         _forget(folder)
+    code = read_revision()  # as the run begins, which may take days
     write_json(result, {"options": options})
     logger.info("%s: %s", "testing" if eval_only else "training", folder)
     called_with = arguments(config, seed, opts, eval_only)
     _train_net([*called_with, "OUTPUT_DIR", str(folder)], num_gpus, folder)
     command = shlex.join(["python", "train_net.py", *_gpus(num_gpus), *called_with])
-    run = {"arm": Path(config).stem, "seed": seed, "options": options, "command": command, **_record(folder)}
+    made = {"arm": Path(config).stem, "seed": seed, "options": options, "command": command, "code": code}
+    run = {**made, **_record(folder)}
     write_json(result, run)
     return run
 
@@ -131,13 +134,21 @@ def write_json(file: Path, content: Any) -> None:
         out.write((json.dumps(content, indent=1) + "\n").encode())
 
 
+def read_roi_losses(folder: Path) -> list[tuple[int, float]]:
+    """Iterations done and mean loss over all RoIs then, as often as a run measured it."""
+    key = "ohem/all_roi_loss"
+    return [
+        (line["iteration"] + 1, line[key]) for line in read_metrics(folder / "metrics.json") if key in line
+    ]
+
+
 def _training_figures(folder: Path) -> dict[str, float]:
     """Mean loss over all RoIs, trained fg : bg, speed and memory, as far as they were measured."""
     records, log = read_metrics(folder / "metrics.json"), folder / "log.txt"
     figures = {}
-    losses = [r["ohem/all_roi_loss"] for r in records if "ohem/all_roi_loss" in r]
+    losses = read_roi_losses(folder)
     if losses:
-        figures["ohem/all_roi_loss"] = losses[-1]
+        figures["ohem/all_roi_loss"] = losses[-1][1]
     sampled = [r for r in records if "roi_head/num_bg_samples" in r]
     if sampled:
         foreground = sum(r["roi_head/num_fg_samples"] for r in sampled)

@@ -28,6 +28,7 @@ from ..proposals import Proposals, read_proposals
 from ..proposals.recall import ground_truth_boxes, summarize_proposals
 from ..utils.messages import name_some, other_form
 from ..utils.seeding import seed_generators
+from .boxes import with_valid_boxes
 from .difficult import training_config
 from .resumable import ResumableLoader
 
@@ -87,25 +88,22 @@ def build_train_loader(cfg: CfgNode) -> ResumableLoader:
 
     The files are ``DATASETS.PROPOSAL_FILES_TRAIN``, one per data set, or, if that is empty, the
     ``proposal_file`` of each data set's metadata. The log gives the number of boxes and their recall.
-    ``DATASETS.VOC_DIFFICULT`` applies.
+    ``DATASETS.VOC_DIFFICULT`` applies. Boxes without area or outside their image are dropped, those that
+    reach beyond it are clipped, with a warning.
 
     Raises:
         FileNotFoundError: a proposal file does not exist.
-        ValueError: no proposals for a data set or for some of its images, or a bad file.
+        ValueError: no proposals for a data set or for some of its images, a bad file, or an annotated box
+            with a number that is not finite.
     """
     cfg = training_config(cfg)
-    if not cfg.MODEL.LOAD_PROPOSALS:
-        return _resumable(cfg)
     names, key = list(cfg.DATASETS.TRAIN), "PROPOSAL_FILES_TRAIN"
+    min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    options = {"filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, "min_keypoints": min_keypoints}
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return _resumable(cfg, dataset=_labelled_dicts(names, **options))
     files = [_proposal_file(cfg, name, names, key) for name in names]
-    keypoint_cfg = cfg.MODEL.ROI_KEYPOINT_HEAD
-    dicts, proposals = _load_datasets(
-        names,
-        files,
-        _may_miss(cfg),
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=keypoint_cfg.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
-    )
+    dicts, proposals = _load_datasets(names, files, _may_miss(cfg), **options)
     mapper = ProposalDatasetMapper(cfg, is_train=True, proposals=proposals, fill=_fill(cfg))
     return _resumable(_without_proposals(cfg), mapper=mapper, dataset=dicts)
 
@@ -140,26 +138,43 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
     return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
-def build_labelled_loader(cfg: CfgNode, dataset_name: str, num_images: int) -> Iterable[list[dict[str, Any]]]:
-    """The first `num_images` of a data set with annotations, in order, one by one and without augmentation.
+def build_labelled_loader(
+    cfg: CfgNode, dataset_names: str | Sequence[str], num_images: int, spread: bool = False
+) -> Iterable[list[dict[str, Any]]]:
+    """Images of data sets with annotations, in order, one by one and without augmentation.
 
-    Proposals are found as by `build_train_loader` or, for a data set that is not in ``DATASETS.TRAIN``, as by
+    Proposals are found as by `build_train_loader` or, for data sets that are not in ``DATASETS.TRAIN``, as by
     `build_test_loader`; errors are the same.
+
+    Args:
+        cfg: the config.
+        dataset_names: one or several, which follow one another.
+        num_images: fewer if the data sets have fewer.
+        spread: take images evenly spread over all data sets, not the first ones.
     """
+    names = [dataset_names] if isinstance(dataset_names, str) else list(dataset_names)
     augmentations = build_augmentation(cfg, is_train=False)
-    if dataset_name in cfg.DATASETS.TRAIN:
-        place, cfg = cfg.DATASETS.TRAIN.index(dataset_name), training_config(cfg)
-        dataset_name = cfg.DATASETS.TRAIN[place]
+    split = "TRAIN" if set(names) <= set(cfg.DATASETS.TRAIN) else "TEST"
+    if split == "TRAIN":
+        places, cfg = [cfg.DATASETS.TRAIN.index(name) for name in names], training_config(cfg)
+        names = [cfg.DATASETS.TRAIN[place] for place in places]
     if cfg.MODEL.LOAD_PROPOSALS:
-        split = "TRAIN" if dataset_name in cfg.DATASETS.TRAIN else "TEST"
-        file = _proposal_file(cfg, dataset_name, list(cfg.DATASETS[split]), f"PROPOSAL_FILES_{split}")
-        dicts, proposals = _load_datasets([dataset_name], [file], _may_miss(cfg), filter_empty=False)
+        listed, key = list(cfg.DATASETS[split]), f"PROPOSAL_FILES_{split}"
+        files = [_proposal_file(cfg, name, listed, key) for name in names]
+        dicts, proposals = _load_datasets(names, files, _may_miss(cfg), filter_empty=False)
         options = {"augmentations": augmentations, "proposals": proposals, "fill": _fill(cfg)}
         mapper = ProposalDatasetMapper(cfg, is_train=True, **options)
     else:
-        dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+        dicts = _labelled_dicts(names, filter_empty=False)
         mapper = DatasetMapper(cfg, is_train=True, augmentations=augmentations)
-    return build_detection_test_loader(dicts[:num_images], mapper=mapper, num_workers=0)
+    num_images = min(num_images, len(dicts))
+    chosen = [dicts[i * len(dicts) // num_images if spread else i] for i in range(num_images)]
+    return build_detection_test_loader(chosen, mapper=mapper, num_workers=0)
+
+
+def _labelled_dicts(names: Sequence[str], **kwargs: Any) -> list[dict[str, Any]]:
+    """Detectron2's ``get_detection_dataset_dicts`` with boxes that can be trained on."""
+    return with_valid_boxes(get_detection_dataset_dicts(list(names), **kwargs), ", ".join(names))
 
 
 def _without_proposals(cfg: CfgNode) -> CfgNode:
@@ -195,7 +210,7 @@ def _load_datasets(
     all_dicts, all_proposals = [], []
     for source, (name, file) in enumerate(zip(names, files)):
         proposals = read_proposals(file)
-        dicts = get_detection_dataset_dicts(name, **kwargs)
+        dicts = _labelled_dicts([name], **kwargs)
         _check_coverage(dicts, proposals, name, file, may_miss)
         if comm.is_main_process():
             _log_statistics(dicts, proposals, name, file)

@@ -23,7 +23,7 @@ class AllRoILoss(HookBase):
         self._period = options.period
         self._loader = None
         if comm.is_main_process():
-            self._loader = build_labelled_loader(cfg, cfg.DATASETS.TRAIN[0], options.num_images)
+            self._loader = build_labelled_loader(cfg, cfg.DATASETS.TRAIN, options.num_images, spread=True)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1

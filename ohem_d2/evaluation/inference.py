@@ -83,8 +83,8 @@ class RCNNWithTTA(nn.Module):
     ``TEST.AUG`` the images come at their original size, with proposals in its coordinates (as from
     `ohem_d2.data.build_test_loader`), and are resized once for each scale; the features of all scales are in
     memory together. The unflipped scale closest to ``INPUT.MIN_SIZE_TEST`` is the reference: NMS and voting
-    are in its coordinates, keypoints are predicted on it, and where scores are averaged, its RPN makes the
-    proposals. Masks are averaged. The order of the scales does not matter.
+    are in its coordinates, keypoints are predicted on it, and where the scales are combined by proposal, its
+    RPN makes the proposals. Masks are averaged. The order of the scales does not matter.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
@@ -97,7 +97,7 @@ class RCNNWithTTA(nn.Module):
         self.model, self.training = model, model.training
         self.voting, self.soft_nms = BoxVotingOptions.from_config(cfg), SoftNMSOptions.from_config(cfg)
         self.mapper = _tta_mapper(cfg) if cfg.TEST.AUG.ENABLED else None
-        self.average = AugOptions.from_config(cfg).combine == "proposals"
+        self.combine = AugOptions.from_config(cfg).combine
         heads, voting = cfg.MODEL.ROI_HEADS, self.voting
         self.score_thresh, self.topk = heads.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
         self.nms_thresh = voting.nms_thresh if voting.enabled else heads.NMS_THRESH_TEST
@@ -106,10 +106,10 @@ class RCNNWithTTA(nn.Module):
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Detect; inputs and outputs are those of `GeneralizedRCNN` in eval mode."""
         views = self._views(batched_inputs)
-        if self.average:
-            rounds = self._rounds(views, batched_inputs)
-        else:
+        if self.combine in ("detections", "candidates"):
             rounds = self._merge([self._rounds([view], batched_inputs) for view in views])
+        else:
+            rounds = self._rounds(views, batched_inputs)
         detections = self._other_heads(views, self._choose(rounds))
         outputs = []
         for x, found in zip(batched_inputs, detections):
@@ -135,31 +135,36 @@ class RCNNWithTTA(nn.Module):
         return view.move(self.model.proposal_generator(view.images, view.features, None)[0])
 
     def _rounds(self, views: list[_View], batched_inputs: list[dict]) -> list[list[Instances]]:
-        """Candidates of each round and image, by the mean prediction of `views`, at the size of the first."""
+        """Candidates of each round and image, by what `views` predict, at the size of the first."""
         sizes, proposals = views[0].sizes, self._proposals(views[0], batched_inputs)
         predictions = [self._predict(views, proposals, sizes)]
         for _ in range(self.voting.rounds - 1 if self.voting.enabled else 0):
-            proposals = [_regressed(*x) for x in zip(*predictions[-1], sizes)]
+            proposals = [_regressed(*x, size) for x, size in zip(predictions[-1], sizes)]
             predictions.append(self._predict(views, proposals, sizes))
-        return [[_candidates(*x, self.score_thresh) for x in zip(*p, sizes)] for p in predictions]
+        return [
+            [_candidates(*x, size, self.score_thresh) for x, size in zip(of_round, sizes)]
+            for of_round in predictions
+        ]
 
     def _predict(
         self, views: list[_View], proposals: list[Instances], sizes: list[Size]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """`class_predictions` of `proposals`, averaged over `views`, in images of `sizes`."""
-        all_boxes, all_scores = [], []
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For each image the `class_predictions` of `proposals`, of all `views`, in an image of `sizes`."""
+        of_views = []
         for view in views:
             boxes, scores = class_predictions(self.model.roi_heads, view.features, view.move(proposals))
-            all_boxes.append([_move_boxes(*x, view.flipped) for x in zip(boxes, view.sizes, sizes)])
-            all_scores.append(scores)
-        return _mean(all_boxes), _mean(all_scores)
+            boxes = [_move_boxes(*x, view.flipped) for x in zip(boxes, view.sizes, sizes)]
+            of_views.append(list(zip(boxes, scores)))
+        combine = _best if self.combine == "max" else _mean
+        return [combine(*map(torch.stack, zip(*of_image))) for of_image in zip(*of_views)]
 
     def _merge(self, views: list[list[list[Instances]]]) -> list[list[Instances]]:
         """Candidates of each round and image, of all views together, at the size of the first.
 
-        Without voting and soft-NMS these are the final detections of each view, as in Detectron2.
+        With "detections" these are the final ones of each view, unless boxes vote or soft-NMS lowers scores.
         """
-        if len(views) > 1 and not (self.voting.enabled or self.soft_nms.enabled):
+        is_final = self.combine == "detections" and not (self.voting.enabled or self.soft_nms.enabled)
+        if len(views) > 1 and is_final:
             views = [[[self._suppress(x) for x in images] for images in rounds] for rounds in views]
         return [[_gather(of_image) for of_image in zip(*of_round)] for of_round in zip(*views)]
 
@@ -243,9 +248,21 @@ def _flat(instances: list[Instances], num_classes: int) -> tuple[Tensor, Tensor,
     return boxes, torch.cat([x.scores for x in instances]), groups
 
 
-def _mean(of_views: list[list[Tensor]]) -> list[Tensor]:
-    """The mean over the views, for each image."""
-    return [torch.stack(of_image).mean(dim=0) for of_image in zip(*of_views)]
+def _mean(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over V views, of boxes (V, R, K or 1, 4) and scores (V, R, K + 1)."""
+    return boxes.mean(dim=0), scores.mean(dim=0)
+
+
+def _best(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_mean`, but of each class the highest score, and the box of the view that has it.
+
+    A box that all classes share is that of the view with the highest score of any class.
+    """
+    highest, view = scores.max(dim=0)  # (R, K + 1)
+    if boxes.shape[2] == 1:
+        view = scores[..., :-1].amax(dim=2).argmax(dim=0)[:, None]
+    view = view[:, : boxes.shape[2], None].expand(-1, -1, 4)
+    return boxes.gather(0, view[None])[0], highest
 
 
 def _gather(of_image: Sequence[Instances]) -> Instances:

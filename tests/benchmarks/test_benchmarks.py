@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, Instances
 import ohem_d2.modeling.mixin
 from ohem_d2.data import read_proposals, write_proposals
 from ohem_d2.engine import OHEMTrainer, load_config
+from ohem_d2.utils.revision import read_revision
 
 from ..builders import tiny_cfg
 from ..conftest import ROOT
@@ -57,6 +58,12 @@ def config_file(tmp_path, make_voc, monkeypatch):
 def rank(run, config_file):
     options = ("--config-file", config_file, "--device", "cpu", "--images", "2", "--early-iterations", "2")
     return lambda *more: run("bm_ranking", *options, *more)
+
+
+def test_a_report_says_which_code_made_it(load_script, tmp_path):
+    load_script("benchmarks/measure.py").write_report({"arms": 1}, tmp_path / "r.json")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["code"] == read_revision() and list(report) == ["command", "code", "environment", "arms"]
 
 
 def test_overlap_is_by_count_and_by_the_loss_of_float32(load_script):

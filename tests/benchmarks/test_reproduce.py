@@ -12,6 +12,7 @@ from detectron2.config import get_cfg
 
 from ohem_d2 import add_ohem_config
 from ohem_d2.comparison import runs
+from ohem_d2.utils.revision import read_revision
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = yaml.safe_load((ROOT / "benchmarks/paper/tables.yaml").read_text())
@@ -22,7 +23,7 @@ DATA = {
     "07+12": ("voc_2007_trainval", "voc_2012_trainval"),
     "12": ("voc_2012_trainval",),
     "07++12": ("voc_2007_trainval", "voc_2007_test", "voc_2012_trainval"),
-    "trainval35k": ("coco_2014_train", "coco_2014_valminusminival"),
+    "train": ("coco_2014_train",),
     "trainval": ("coco_2014_train", "coco_2014_val"),
     "COCO 2017": ("coco_2017_train",),
     "VOC 07+12": ("voc_2007_trainval", "voc_2012_trainval"),
@@ -112,11 +113,11 @@ B_FOLDER = "ohem-TEST.BOX_VOTING.ENABLED-True"
 
 
 def test_a_row_shows_the_published_figures_ours_and_the_config(script):
-    tables = a_table({"config": "heuristic", "paper": [19.7, None]}, B)
+    tables = a_table({"config": "heuristic", "paper": ["19.7†", None]}, B)
     text = script.render_rows(tables, "0", [a_record("heuristic", {"bbox/AP": 20.04, "bbox/AP50": 36.0})])
     first, second = text.splitlines()[2:4]
     link = "[heuristic](configs/demo/heuristic.yaml)"
-    assert first == f"| 1 |  |  | 19.7 / – | 20.0 / 36.0 | {link} |"
+    assert first == f"| 1 |  |  | 19.7† / – | 20.0 / 36.0 | {link} |"
     config = "[ohem](configs/demo/ohem.yaml) `TEST.BOX_VOTING.ENABLED True`"
     assert second.startswith(f"| 2 |  | x |  |  | {config} |")
     assert text.endswith("Hardware and versions: torch 2.")
@@ -211,7 +212,23 @@ def test_a_run_is_made_once_for_all_rows_and_tables(script, calls, tmp_path, cap
     script.main(["--table", "1", "--jobs", "2"])
     assert folders(calls) == ["heuristic", "ohem", B_FOLDER]
     assert set(results(tmp_path)) == {"heuristic", "ohem", B_FOLDER}
+    assert all(record["code"] == read_revision() for record in results(tmp_path).values())
     assert capsys.readouterr().out.count("50.0 / 50.0") == 2 + 2 + 3
+
+
+def test_the_chart_has_the_losses_over_all_rois_of_what_each_row_trained(
+    script, calls, tmp_path, monkeypatch
+):
+    script.main(["--table", "0"])
+    for folder, loss in (("heuristic", 0.5), ("ohem", 0.25)):
+        lines = [{"iteration": 19, "ohem/all_roi_loss": loss}, {"iteration": 39, "total_loss": 1}]
+        text = "\n".join(map(json.dumps, lines))
+        (tmp_path / "output/paper" / folder / "metrics.json").write_text(text)
+    drawn = []
+    monkeypatch.setattr(script, "plot_roi_losses", lambda *args: drawn.append(args))
+    script.main(["--table", "0", "--rows", "2", "3", "--chart", "c.png"])
+    # Row 3 tests what row 2 trained; neither has a column that tells them apart but +B.
+    assert drawn == [({"": [[(20, 0.25)]], "+B x": [[(20, 0.25)]]}, Path("c.png"))]
 
 
 def test_a_row_that_differs_in_its_test_tests_what_the_other_one_trained(script, calls):

@@ -23,6 +23,15 @@ def test_the_version_of_opencv_is_recorded_where_there_is_one(monkeypatch):
     assert set(recorded) - set(runs._environment()) == {"opencv"}
 
 
+def test_the_chart_of_a_comparison_has_the_losses_of_each_seed(load_script, tmp_path):
+    for seed in range(2):
+        (tmp_path / f"ohem/seed{seed}").mkdir(parents=True)
+        line = f'{{"iteration": 9, "ohem/all_roi_loss": {seed}.5}}'
+        (tmp_path / f"ohem/seed{seed}/metrics.json").write_text(line)
+    curves = load_script("tools/compare.py").read_curves(["a/ohem.yaml", "plain.yaml"], [0, 1], tmp_path)
+    assert curves == {"ohem": [[(10, 0.5)], [(10, 1.5)]], "plain": [[], []]}
+
+
 def test_the_figure_of_all_rois_is_the_last_that_was_measured(tmp_path):
     lines = [f'{{"iteration": {i}, "ohem/all_roi_loss": {i}.5}}' for i in range(3)]
     (tmp_path / "metrics.json").write_text("\n".join([*lines, '{"iteration": 3, "bbox/AP": 1.0}']))

@@ -20,6 +20,7 @@ from detectron2.data import (
 from ohem_d2 import add_ohem_config
 from ohem_d2.data import (
     ProposalDatasetMapper,
+    build_labelled_loader,
     build_test_loader,
     build_train_loader,
     load_voc,
@@ -268,3 +269,20 @@ def test_a_file_without_any_image_of_the_data_set_is_an_error_in_any_case(datase
         ValueError, match="PROPOSALS_MISSING is 'skip'; valid: one of 'error', 'ground_truth'"
     ):
         build_train_loader(cfg)
+
+
+@pytest.mark.parametrize("load_proposals", [True, False])
+def test_labelled_images_are_the_first_or_evenly_spread_over_all_data_sets(dataset, load_proposals):
+    one, two = [str(i) for i in range(4)], [str(i) for i in range(4, 6)]
+    files = [
+        dataset(name, dict.fromkeys(ids, COVER), images=ids) for name, ids in (("one", one), ("two", two))
+    ]
+    cfg = config(("one", "two"), tuple(files))
+    cfg.MODEL.LOAD_PROPOSALS = load_proposals
+
+    def ids(*args, **kwargs):
+        return [image["image_id"] for (image,) in build_labelled_loader(cfg, *args, **kwargs)]
+
+    assert ids("two", 1) == ["4"] and ids(["one", "two"], 3) == ["0", "1", "2"]
+    assert ids(["one", "two"], 3, spread=True) == ["0", "2", "4"]
+    assert ids(["one", "two"], 99, spread=True) == [*one, *two]

@@ -306,3 +306,15 @@ def count_searches(monkeypatch):
     search, calls = selective_search._search, []
     monkeypatch.setattr(selective_search, "_search", lambda *args: calls.append(1) or search(*args))
     return calls
+
+
+def test_targets_prints_an_override_that_the_config_takes(main, catalog, tmp_path, capsys):
+    # the object is [20, 10, 50, 40]; a box moved by 3 pixels in x and y and larger by 3 in both
+    write_proposals(tmp_path / "p.safetensors", {i: ([[17, 7, 50, 40]], [1.0]) for i in "ab"})
+    main("targets", tmp_path / "p.safetensors", "--catalog", catalog, "--dataset", "toy_train")
+    *table, override = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [["box", "4"], ["all", "4"]]
+    opts = [text.strip() for text in override.replace('"', "").split(" ", 1)]
+    weights = load_config("", opts).MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
+    # dx = 1.5 / 33 in every second target, mirrored: std 1.5 / 33 / sqrt(2); dw = ln(30 / 33), std half of it
+    assert weights == pytest.approx((31.11, 44.0, 20.98, 20.98), abs=0.01)

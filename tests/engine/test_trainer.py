@@ -4,7 +4,7 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 
 from ohem_d2.data import write_proposals
-from ohem_d2.engine import OHEMTrainer, load_config
+from ohem_d2.engine import OHEMTrainer, hooks, load_config
 
 CATALOG = (
     "toy: {format: voc, root: voc, splits: [train], classes: [cat, dog], "
@@ -138,6 +138,16 @@ def test_the_loss_over_all_rois_is_measured_alike_for_mined_and_plain_heads(make
     assert [iteration for _, iteration in measured] == [3, 5]
     # Background everywhere at zero logits would be log 3 = 1.10; untrained heads are near it.
     assert all(0.9 < value < 1.6 for value, _ in measured)
+
+
+def test_the_loss_is_measured_on_images_of_all_training_sets(make_cfg, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        hooks, "build_labelled_loader", lambda cfg, *args, **kwargs: asked.append((args, kwargs))
+    )
+    cfg = make_cfg("sets", "DATASETS.TRAIN", "('one', 'two')", "TEST.ROI_LOSS.NUM_IMAGES", "5")
+    hooks.AllRoILoss(cfg)
+    assert asked == [((("one", "two"), 5), {"spread": True})]
 
 
 def test_measuring_the_loss_does_not_change_the_training(make_cfg):

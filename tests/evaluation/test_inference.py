@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from ohem_d2.evaluation import RCNNWithTTA, build_test_model, check_testing
-from ohem_d2.evaluation.inference import _candidates, _move, _regressed
+from ohem_d2.evaluation.inference import _best, _candidates, _move, _regressed
 from ohem_d2.evaluation.predictions import class_predictions
 
 from ..builders import tiny_cfg
@@ -28,7 +28,7 @@ from .models import (
 
 COMBINE = "TEST.AUG.COMBINE"
 MODES = {"+B": VOTING, "+M": (*AUG, "(48, 64)"), "+M+B": (*AUG, "(48, 64)", *VOTING), "soft": SOFT}
-BOTH = pytest.mark.parametrize("combine", ["detections", "proposals"])
+EVERY = pytest.mark.parametrize("combine", ["detections", "candidates", "mean", "max"])
 
 
 def run(record, *opts, seed=0):
@@ -36,7 +36,7 @@ def run(record, *opts, seed=0):
     return detect(build_test_model(cfg, model_of(cfg, seed)), [inputs_of(cfg, record)])
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("proposals", [(), RPN], ids=["precomputed", "rpn"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_scale_is_plain_inference_bit_for_bit(tmp_path, family, proposals, combine):
@@ -47,7 +47,7 @@ def test_one_scale_is_plain_inference_bit_for_bit(tmp_path, family, proposals, c
 
 
 def test_boxes_are_in_the_pixels_of_the_image_where_no_other_size_is_asked_for(tmp_path):
-    record, opts = record_of(tmp_path), (*AUG, "(48, 64)", COMBINE, "proposals")
+    record, opts = record_of(tmp_path), (*AUG, "(48, 64)", COMBINE, "mean")
     cfg = cfg_of(*opts)
     inputs, model = inputs_of(cfg, record), build_test_model(cfg, model_of(cfg, 0))
     bare = {key: value for key, value in inputs.items() if key not in ("height", "width")}
@@ -61,7 +61,7 @@ def test_one_scale_of_a_batch_is_plain_inference_bit_for_bit(tmp_path):
     assert_same(detect(RCNNWithTTA(aug, model_of(aug)), [inputs_of(aug, r) for r in records]), plain)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize(
     "more", [(), VOTING, SOFT, RPN, FAMILIES["mask"]], ids=["+M", "+M+B", "soft", "rpn", "mask"]
 )
@@ -94,7 +94,7 @@ def test_without_proposals_there_are_no_detections(tmp_path, family, mode):
     assert len(found) == 0
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_where_no_score_is_high_enough_there_are_no_detections(tmp_path, family, mode, combine):
@@ -111,7 +111,7 @@ def test_an_image_without_proposals_beside_one_with_some(tmp_path, mode):
     assert len(empty) == 0 and len(full) > 0
 
 
-@BOTH
+@EVERY
 def test_rounds_and_scales_multiply_to_the_passes_of_the_head(tmp_path, combine):
     cfg = cfg_of(*AUG, "(48, 64, 90)", *VOTING, "TEST.BOX_VOTING.ROUNDS", "3", COMBINE, combine)
     model, passes = model_of(cfg), []
@@ -158,7 +158,7 @@ class _Predictor(nn.Module):
 def test_scores_and_boxes_of_a_proposal_are_averaged_over_the_scales(tmp_path):
     # Each view moves a box 2 pixels of its own to the right. For an image of 60 x 80 at 60, 30 and 120 that
     # is 2, 4 and 1 pixels of the image, on average 7 / 3. The scores are 0.3, 0.15 and 0.6, on average 0.35.
-    cfg = cfg_of("INPUT.MIN_SIZE_TEST", "60", *AUG, "(30, 60, 120)", COMBINE, "proposals")
+    cfg = cfg_of("INPUT.MIN_SIZE_TEST", "60", *AUG, "(30, 60, 120)", COMBINE, "mean")
     model, inputs = model_of(cfg), inputs_of(cfg, record_of(tmp_path, 1))
     model.roi_heads.box_predictor = _Predictor()
     inputs["proposals"].proposal_boxes.tensor[:] = torch.tensor([[10.0, 20.0, 30.0, 50.0]])
@@ -169,7 +169,7 @@ def test_scores_and_boxes_of_a_proposal_are_averaged_over_the_scales(tmp_path):
 
 def test_a_flipped_view_is_mirrored_back(tmp_path):
     # 2 pixels to the right in the image, and 2 to the left in its mirror image: on average none.
-    cfg = cfg_of("INPUT.MIN_SIZE_TEST", "60", *AUG, "(60,)", "TEST.AUG.FLIP", "True", COMBINE, "proposals")
+    cfg = cfg_of("INPUT.MIN_SIZE_TEST", "60", *AUG, "(60,)", "TEST.AUG.FLIP", "True", COMBINE, "mean")
     model, inputs = model_of(cfg), inputs_of(cfg, record_of(tmp_path, 1))
     model.roi_heads.box_predictor = _Predictor()
     inputs["proposals"].proposal_boxes.tensor[:] = torch.tensor([[10.0, 20.0, 30.0, 50.0]])
@@ -197,7 +197,7 @@ def test_masks_of_a_flipped_view_are_mirrored_back(tmp_path):
         "TEST.AUG.FLIP",
         "True",
         COMBINE,
-        "proposals",
+        "mean",
     )
     model, inputs = model_of(cfg), inputs_of(cfg, record_of(tmp_path, 1))
     model.roi_heads.box_predictor, model.roi_heads.mask_head = _Predictor(), _Ramp()
@@ -257,22 +257,73 @@ class _Table(nn.Module):
         return [torch.tensor([[s, 0.0, 0.0, 1 - s] for s in scores[p.image_size[0]]]) for p in proposals]
 
 
-@pytest.mark.parametrize("more, expected", [((), [0.9]), (VOTING, [0.9, 0.5])], ids=["+M", "+M+B"])
-def test_final_detections_are_merged_but_where_boxes_vote_all_candidates(tmp_path, more, expected):
-    # At 60, the first box (0.6) suppresses the second (0.5): IoU 280 / 520. The one found at 90 (0.9)
-    # suppresses the first: 300 / 500, but not the second: 180 / 620. So the second is there if none was
-    # suppressed at 60.
-    cfg = cfg_of("INPUT.MIN_SIZE_TEST", "60", *AUG, "(60, 90)", *more, "TEST.BOX_VOTING.ROUNDS", "1")
+@pytest.mark.parametrize(
+    "combine, more, expected",
+    [
+        # At 60, the first box (0.6) suppresses the second (0.5): IoU 280 / 520. The first box at 90 (0.9)
+        # suppresses the first at 60: 300 / 500, but not the second: 180 / 620. So the second is there if none
+        # was suppressed at 60.
+        ("detections", (), {0.9: [5, 10, 25, 30]}),
+        ("candidates", (), {0.9: [5, 10, 25, 30], 0.5: [16, 10, 36, 30]}),
+        ("detections", VOTING, {0.9: [5, 10, 25, 30], 0.5: [16, 10, 36, 30]}),
+        # The mean of the first proposal has 0.75, 2.5 pixels left of its box at 60; of the second 0.25.
+        ("mean", (), {0.75: [7.5, 10, 27.5, 30], 0.25: [8, 5, 18.5, 15.5]}),
+        ("proposals", (), {0.75: [7.5, 10, 27.5, 30], 0.25: [8, 5, 18.5, 15.5]}),
+        # The first proposal scores highest at 90, the second at 60, and each brings its box along.
+        ("max", (), {0.9: [5, 10, 25, 30], 0.5: [16, 10, 36, 30]}),
+    ],
+    ids=str,
+)
+def test_the_scales_are_combined_as_the_option_says(tmp_path, combine, more, expected):
+    rounds = ("TEST.BOX_VOTING.ROUNDS", "1", "TEST.BOX_VOTING.VOTE_THRESH", "1.0")
+    cfg = cfg_of("INPUT.MIN_SIZE_TEST", "60", *AUG, "(60, 90)", *more, *rounds, COMBINE, combine)
     model, inputs = model_of(cfg), inputs_of(cfg, record_of(tmp_path, 2))
     model.roi_heads.box_predictor = _Table()
     (found,) = detect(RCNNWithTTA(cfg, model), [inputs])
-    assert found.scores.tolist() == pytest.approx(expected)
+    assert found.scores.tolist() == pytest.approx(list(expected))
+    torch.testing.assert_close(found.pred_boxes.tensor, torch.tensor([*map(list, expected.values())]).float())
+
+
+def test_the_best_scale_of_a_proposal_is_chosen_for_each_class():
+    # One RoI, two views, two classes and the background; each box stands for its view and class.
+    boxes = torch.tensor([[[[0.0] * 4, [1.0] * 4]], [[[10.0] * 4, [11.0] * 4]]])
+    scores = torch.tensor([[[0.6, 0.1, 0.3]], [[0.2, 0.3, 0.5]]])
+    found, highest = _best(boxes, scores)
+    assert found[0, :, 0].tolist() == [0, 11]
+    assert highest[0].tolist() == pytest.approx([0.6, 0.3, 0.5])
+    # A box that the classes share is that of the first view, whose 0.6 is the highest of a class: not of the
+    # second, though its background were higher.
+    shared, _ = _best(boxes[:, :, :1], torch.tensor([[[0.1, 0.6, 0.3]], [[0.2, 0.1, 0.7]]]))
+    assert shared.tolist() == [[[0, 0, 0, 0]]]
+
+
+def test_only_boxes_of_the_class_vote(tmp_path):
+    """Two classes found at the same place, whose boxes differ: without the class, each would be the mean."""
+
+    class TwoClasses(_Table):
+        def predict_boxes(self, predictions, proposals):
+            boxes = torch.zeros(1, 12)
+            boxes[0, :8] = torch.tensor([10.0, 10.0, 30.0, 30.0, 12.0, 10.0, 32.0, 30.0])
+            return [boxes for _ in proposals]
+
+        def predict_probs(self, predictions, proposals):
+            return [torch.tensor([[0.5, 0.4, 0.0, 0.1]]) for _ in proposals]
+
+    cfg = cfg_of("INPUT.MIN_SIZE_TEST", "60", *VOTING, "TEST.BOX_VOTING.ROUNDS", "1")
+    model, inputs = model_of(cfg), inputs_of(cfg, record_of(tmp_path, 1))
+    model.roi_heads.box_predictor = TwoClasses()
+    (found,) = detect(RCNNWithTTA(cfg, model), [inputs])
+    assert found.pred_classes.tolist() == [0, 1]
+    assert found.pred_boxes.tensor.tolist() == [[10, 10, 30, 30], [12, 10, 32, 30]]
 
 
 @pytest.mark.parametrize(
-    "combine, sizes", [("proposals", [(64, 85)]), ("detections", [(64, 85), (48, 64), (90, 120)])]
+    "combine, sizes",
+    [("mean", [(64, 85)]), ("max", [(64, 85)]), ("detections", [(64, 85), (48, 64), (90, 120)])],
 )
-def test_where_predictions_are_averaged_the_rpn_of_the_reference_alone_proposes(tmp_path, combine, sizes):
+def test_where_predictions_of_proposals_are_combined_the_rpn_of_the_reference_alone_proposes(
+    tmp_path, combine, sizes
+):
     cfg = cfg_of(*RPN, *AUG, "(90, 48, 64)", COMBINE, combine)
     model, seen = model_of(cfg), []
     model.proposal_generator.register_forward_hook(
@@ -402,7 +453,10 @@ def test_the_mode_of_the_model_outlives_an_evaluation(mode):
 @pytest.mark.parametrize(
     "opts, message",
     [
-        (("TEST.AUG.COMBINE", "mean"), "TEST.AUG.COMBINE is 'mean'; valid: one of 'detections', 'proposals'"),
+        (
+            ("TEST.AUG.COMBINE", "min"),
+            "TEST.AUG.COMBINE is 'min'; valid: one of 'detections', 'candidates', ",
+        ),
         ((*AUG, "()"), r"TEST.AUG.MIN_SIZES is \(\); valid: one size or more"),
         (("TEST.BOX_VOTING.ROUNDS", "0"), "TEST.BOX_VOTING.ROUNDS is 0; valid: an integer >= 1"),
         (

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .report import Report, box_problem, check_image, repeated
+from .report import Report, check_image, describe_box, repeated
 
 __all__ = ["check_coco"]
 
@@ -120,12 +120,9 @@ def _check_annotation(
         return
     x, y, width, height = box
     size = sizes.get(image_id) if isinstance(image_id, (int, str)) else None
-    problem = box_problem((x, y, x + width - _ROUNDING, y + height - _ROUNDING), size)
+    problem = describe_box((x, y, x + width, y + height), size)
     if problem:
         report.add(path, f"{where}, image {image_id}: box [{x:g}, {y:g}, {width:g}, {height:g}] {problem}")
-
-
-_ROUNDING = 0.01  # COCO's boxes are rounded to hundredths of a pixel
 
 
 def _is_number(value: Any) -> bool:

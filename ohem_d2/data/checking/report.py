@@ -1,13 +1,15 @@
 """The report of a check, and the checks that all layouts share."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...utils.images import read_image_size
+from ..boxes import box_problem
 
-__all__ = ["Problem", "Report", "box_problem", "check_image", "repeated"]
+__all__ = ["Problem", "Report", "check_image", "describe_box", "repeated"]
 
 
 class Problem(NamedTuple):
@@ -70,16 +72,10 @@ def check_image(
     return size
 
 
-def box_problem(box: Sequence[float], size: tuple[int, int] | None) -> str | None:
-    """What is wrong with an XYXY_ABS box in an image of `size` (width, height), None if nothing."""
-    x1, y1, x2, y2 = box
-    if x2 <= x1 or y2 <= y1:
-        return "has no area"
-    width, height = size or (float("inf"), float("inf"))
-    if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-        beyond = f" of {width}x{height}" if size else ""
-        return f"reaches beyond its image{beyond}"
-    return None
+def describe_box(box: Sequence[float], size: tuple[int, int] | None) -> str | None:
+    """`box_problem`, with the size of the image where that is known and matters."""
+    problem = box_problem(box, size or (math.inf, math.inf))
+    return f"{problem} of {size[0]}x{size[1]}" if problem and size and "image" in problem else problem
 
 
 def repeated(items: Sequence) -> Iterator:

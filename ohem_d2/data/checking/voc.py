@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..voc import CORNERS, IMAGE_EXTENSIONS, index_folder
-from .report import Report, box_problem, check_image, repeated
+from .report import Report, check_image, describe_box, repeated
 
 __all__ = ["check_voc"]
 
@@ -82,7 +82,7 @@ def _check_objects(
         xmin, ymin, xmax, ymax = corners
         # Pixels are 1-based and inclusive; the loader drops a box with xmin = xmax as one without area.
         flat = xmax <= xmin or ymax <= ymin
-        problem = "has no area" if flat else box_problem((xmin - 1, ymin - 1, xmax, ymax), size)
+        problem = "has no area" if flat else describe_box((xmin - 1, ymin - 1, xmax, ymax), size)
         if problem:
             report.add(path, f"{where}: box [{xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}] {problem}")
 
