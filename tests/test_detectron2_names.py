@@ -15,6 +15,7 @@ import ohem_d2
 
 PACKAGE = Path(ohem_d2.__file__).parent
 BOX_FORWARD = "modeling/box_forward.py"
+EVAL_HOOK = "detectron2.engine.hooks:EvalHook"
 VOC = "detectron2.evaluation:PascalVOCDetectionEvaluator"
 
 # Name -> the module or class that has it, and the files of the package that use or override it.
@@ -24,11 +25,14 @@ TABLE = {
     "_anno_file_template": (VOC, ["evaluation/voc_evaluation.py"]),
     "_class_names": (VOC, ["evaluation/voc_evaluation.py"]),
     "_create_proposals_from_boxes": ("detectron2.modeling.roi_heads:CascadeROIHeads", [BOX_FORWARD]),
+    "_do_eval": (EVAL_HOOK, ["engine/preemption.py"]),
     "_do_evaluation": ("detectron2.evaluation:COCOEvaluator", ["evaluation/coco_evaluation.py"]),
     "_ema_update": (
         "detectron2.modeling.meta_arch.dense_detector:DenseDetector",
         ["modeling/retinanet.py"],
     ),
+    "_exit": ("os", ["engine/preemption.py"]),
+    "_func": (EVAL_HOOK, ["engine/trainer.py"]),
     "_get_builtin_metadata": ("detectron2.data.datasets.builtin_meta", ["data/builtin.py"]),
     "_image_set_path": (VOC, ["evaluation/voc_evaluation.py"]),
     "_load_file": ("fvcore.common.checkpoint:Checkpointer", ["utils/checkpoint.py"]),
@@ -40,6 +44,7 @@ TABLE = {
     "_run_stage": ("detectron2.modeling.roi_heads:CascadeROIHeads", [BOX_FORWARD]),
     "_shared_roi_transform": ("detectron2.modeling.roi_heads:Res5ROIHeads", [BOX_FORWARD]),
     "_subsample_labels": ("detectron2.modeling.proposal_generator:RPN", ["modeling/rpn.py"]),
+    "_train_loader_from_config": ("detectron2.data.build", ["data/loaders.py"]),
     "_trainer": (
         "detectron2.engine:DefaultTrainer",
         ["engine/base_trainer.py", "engine/lazy.py", "engine/trainer.py"],

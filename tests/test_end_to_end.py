@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.engine.defaults import create_ddp_model
 from PIL import Image

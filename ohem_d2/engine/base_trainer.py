@@ -41,6 +41,15 @@ class BaseTrainer(TrainerBase):
     def _initial_weights(self) -> str:
         raise NotImplementedError
 
+    def before_train(self) -> None:
+        super().before_train()
+        final = Path(self.checkpointer.save_dir) / "model_final.pth"
+        if self.start_iter == self.max_iter and not final.exists():
+            # The process before was stopped between the checkpoint of the last iteration and the final one.
+            self.iter = self.max_iter - 1
+            self.checkpointer.save("model_final", iteration=self.iter)
+            self.iter = self.max_iter
+
     def run_step(self) -> None:
         self._trainer.iter = self.iter
         try:

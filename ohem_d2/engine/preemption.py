@@ -144,13 +144,13 @@ class ResumableEvalHook(EvalHook):
     def __init__(self, period: int, function: Callable[[], Any], stop: StopOnSignal):
         """Extend `EvalHook`, whose arguments come first; `stop` gets the signals."""
         super().__init__(period, function)
-        self._stop = stop
+        self._stop, self._every = stop, period
         self._num_iterations = 0  # before the last evaluation
 
     def before_train(self) -> None:
         trainer = self.trainer
         done = trainer.start_iter
-        is_due = self._period > 0 and done > 0 and done % self._period == 0 and done < trainer.max_iter
+        is_due = self._every > 0 and 0 < done < trainer.max_iter and done % self._every == 0
         if is_due and self._num_iterations < done:
             logger.info("The checkpoint is older than the evaluation after %d iterations", done)
             trainer.iter = done - 1

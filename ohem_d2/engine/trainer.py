@@ -72,7 +72,7 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
         hooks = []
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
-                hooks += [ResumableEvalHook(hook._period, hook._func, stop), stop]
+                hooks += [ResumableEvalHook(self.cfg.TEST.EVAL_PERIOD, hook._func, stop), stop]
             else:
                 hooks.append(hook)
         if RoILossOptions.from_config(self.cfg).period > 0:

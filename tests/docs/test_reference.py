@@ -50,7 +50,7 @@ def test_every_key_is_on_the_page_with_its_default_and_its_text(reference, optio
 def test_a_comment_behind_a_field_is_read_too(reference):
     comments = reference.field_comments(RankedRoIs)
     assert set(comments) == set(RankedRoIs._fields)
-    assert comments["num_selected"] == "() int64, H"
+    assert comments["is_selected"] == "(S,) bool: H times True, then False"
 
 
 def test_every_public_name_is_documented_or_linked_once_in_its_room(reference):

@@ -96,6 +96,18 @@ def test_of_a_training_that_is_done_only_the_last_evaluation_is_made_again(make_
     assert resumed.images == [] and again.num_tests == 1
 
 
+def test_a_final_checkpoint_that_a_kill_prevented_is_written(make_cfg, tmp_path):  # noqa: F811
+    cfg = make_cfg("run", "SOLVER.MAX_ITER", "3")
+    train(cfg)
+    (tmp_path / "run/model_final.pth").unlink()
+    resumed = train(cfg, resume=True)
+    final = torch.load(tmp_path / "run/model_final.pth", weights_only=True)
+    assert resumed.images == [] and final["iteration"] == final["trainer"]["iteration"] == 2
+    assert torch.equal(
+        final["model"]["roi_heads.box_head.fc1.bias"], resumed.model.roi_heads.box_head.fc1.bias
+    )
+
+
 def test_a_second_signal_stops_at_once(make_cfg, tmp_path):  # noqa: F811
     twice = f"""
 import os, signal, time
