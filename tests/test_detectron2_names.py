@@ -40,6 +40,7 @@ TABLE = {
     "_run_stage": ("detectron2.modeling.roi_heads:CascadeROIHeads", [BOX_FORWARD]),
     "_shared_roi_transform": ("detectron2.modeling.roi_heads:Res5ROIHeads", [BOX_FORWARD]),
     "_subsample_labels": ("detectron2.modeling.proposal_generator:RPN", ["modeling/rpn.py"]),
+    "_Unpickler": ("pickle", ["utils/pickles.py", "utils/weights_files.py"]),
     "_trainer": (
         "detectron2.engine:DefaultTrainer",
         ["engine/base_trainer.py", "engine/lazy.py", "engine/trainer.py"],

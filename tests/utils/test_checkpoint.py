@@ -107,7 +107,7 @@ def test_a_truncated_file_is_named(tmp_path, name):
     path = tmp_path / name
     write(path, backbone__weight=(2, 2))
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=f"{name} are no checkpoint, or truncated"):
+    with pytest.raises(ValueError, match=f"{name} cannot be read: "):
         CheckedCheckpointer(Model()).load(str(path))
 
 
