@@ -15,6 +15,7 @@ An interrupted `generate` resumes where it stopped when it is called again.
 import argparse
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -248,6 +249,9 @@ def check_output(path: str, overwrite: bool) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # as Ctrl-C: ends the processes, keeps the parts
     try:
         args.run(args)
     except (ValueError, KeyError, OSError, ImportError) as error:

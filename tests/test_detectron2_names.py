@@ -29,6 +29,7 @@ TABLE = {
         "detectron2.modeling.meta_arch.dense_detector:DenseDetector",
         ["modeling/retinanet.py"],
     ),
+    "_exit": ("os", ["proposals/selective_search.py"]),
     "_get_builtin_metadata": ("detectron2.data.datasets.builtin_meta", ["data/builtin.py"]),
     "_image_set_path": (VOC, ["evaluation/voc_evaluation.py"]),
     "_load_file": ("fvcore.common.checkpoint:Checkpointer", ["utils/checkpoint.py"]),
