@@ -145,7 +145,6 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--train and --test must be at least 1, --seed at least 0")
     num_images = {"train": args.train, "test": args.test}
     output = Path(os.path.abspath(args.output))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends the processes of the search
     try:
         with hold_lock(output.with_name(output.name + ".lock"), str(output)):
             prepare_demo(output, args.seed, num_images, args.workers, args.overwrite)
@@ -156,4 +155,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no process is left
     main()

@@ -249,9 +249,6 @@ def check_output(path: str, overwrite: bool) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # as Ctrl-C: ends the processes, keeps the parts
     try:
         args.run(args)
     except (ValueError, KeyError, OSError, ImportError) as error:
@@ -261,4 +258,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no process is left
     main()
