@@ -36,6 +36,7 @@ TABLE = {
     "_load_model": ("fvcore.common.checkpoint:Checkpointer", ["utils/checkpoint.py"]),
     "_match_and_label_boxes": ("detectron2.modeling.roi_heads:CascadeROIHeads", [BOX_FORWARD]),
     "_modules": ("torch.nn:Module", ["modeling/mixin.py"]),
+    "_open_cfg": ("detectron2.config:CfgNode", ["engine/yaml_config.py"]),
     "_predictions": (VOC, ["evaluation/voc_evaluation.py"]),
     "_sample_proposals": ("detectron2.modeling.roi_heads:ROIHeads", [BOX_FORWARD]),
     "_run_stage": ("detectron2.modeling.roi_heads:CascadeROIHeads", [BOX_FORWARD]),

@@ -10,6 +10,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from .messages import brief
 from .pickles import load_pickle
 
 __all__ = ["load_torch", "read_weights"]
@@ -36,19 +37,31 @@ def read_weights(path: str) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: it is truncated, no checkpoint, or holds what could run code; one line, without the path.
     """
-    content = load_pickle(path, _TENSORS) if path.endswith(".pkl") else load_torch(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__} instead of a dict")
-    if path.endswith(".pyth"):
-        state = {k: v for k, v in content["model_state"].items() if not k.endswith("num_batches_tracked")}
-        return {"model": state, "__author__": "pycls", "matching_heuristics": True}
-    if not path.endswith(".pkl"):
-        return content if "model" in content else {"model": content}
-    if "model" in content and "__author__" in content:
+    if path.endswith(".pkl"):
+        content = load_pickle(path, _TENSORS)
+        if "model" not in _state(content) or "__author__" not in content:
+            return _to_match(content, "blobs", "_momentum", "Caffe2")
         logger.info("Reading a file of %s", content["__author__"])
-        return content
-    blobs = {k: v for k, v in content.get("blobs", content).items() if not k.endswith("_momentum")}
-    return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+    else:
+        content = load_torch(path)
+        if path.endswith(".pyth"):
+            return _to_match(content, "model_state", "num_batches_tracked", "pycls")
+    state = _state(content, "model")
+    return content if state is not content else {"model": content}
+
+
+def _to_match(content: Any, key: str, left_out: str, author: str) -> dict[str, Any]:
+    """A checkpoint whose names have to be matched, without those that end in `left_out`."""
+    state = {name: value for name, value in _state(content, key).items() if not name.endswith(left_out)}
+    return {"model": state, "__author__": author, "matching_heuristics": True}
+
+
+def _state(content: Any, key: str = "") -> dict[str, Any]:
+    """``content[key]``, or `content` where it has no such key; it must be a dict with names as keys."""
+    state = content.get(key, content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"it holds no state dict but {brief(state)}")
+    return state
 
 
 def load_torch(path: str) -> Any:

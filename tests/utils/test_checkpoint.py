@@ -1,14 +1,20 @@
 """Loading of weights."""
 
+import io
 import logging
+import os
 import pickle
+import zipfile
+from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ohem_d2.modeling.backbones.weights import CAFFE_INPUT, save_checkpoint
 from ohem_d2.utils.checkpoint import CheckedCheckpointer, ImageInput
+from ohem_d2.utils.weights_files import read_weights
 
 
 class Model(nn.Module):
@@ -127,3 +133,127 @@ def test_a_model_zoo_file_is_matched_by_name_as_ever(tmp_path):
     model = nn.ModuleDict({"backbone": nn.Linear(2, 2)})
     CheckedCheckpointer(model).load(str(tmp_path / "R-50.pkl"))
     assert (model["backbone"].weight == 7).all()
+
+
+class Runs:
+    """Pickled as a call that creates the folder "ran"."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def pickled(value, path):
+    path.write_bytes(pickle.dumps(value, 4))
+
+
+def saved(value, path):
+    torch.save(value, path)
+
+
+def saved_in_the_old_format(value, path):
+    torch.save(value, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    "name, write_file",
+    [
+        ("a.pkl", pickled),
+        ("a.pth", saved),
+        ("a.pth", saved_in_the_old_format),
+        ("a.pth", pickled),
+        ("a.pyth", saved),
+        ("last", saved),
+    ],
+)
+def test_weights_that_would_run_code_are_refused_before_they_do(tmp_path, monkeypatch, name, write_file):
+    monkeypatch.chdir(tmp_path)
+    write_file({"model": {"backbone.weight": Runs()}, "model_state": {}, "__author__": "x"}, tmp_path / name)
+    (tmp_path / "last_checkpoint").write_text(name)
+    load = [CheckedCheckpointer(Model()).load, CheckedCheckpointer(Model(), str(tmp_path)).resume_or_load]
+    for method, path in zip(load, [str(tmp_path / name), "other.pth"]):
+        with pytest.raises(ValueError, match=f"weights .*{name} cannot be read: ") as caught:
+            method(path)
+        text = str(caught.value)
+        assert "\n" not in text and "weights_only" not in text and "safe_globals" not in text
+        if write_file is not pickled or name == "a.pkl":
+            assert "it holds posix.mkdir; only " in text and text.endswith("cannot run code")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_third_party_scripts_are_read(tmp_path):
+    """A state dict of torch tensors and parameters, pickled as it is."""
+    model = nn.Linear(3, 2)
+    state = model.state_dict()
+    state["weight"] = nn.Parameter(torch.arange(6.0).reshape(3, 2).t())
+    pickled({"model": state, "__author__": "third party", "matching_heuristics": True}, tmp_path / "a.pkl")
+    CheckedCheckpointer(model).load(str(tmp_path / "a.pkl"))
+    assert model.weight.tolist() == [[0, 2, 4], [1, 3, 5]]
+
+
+def test_blobs_of_caffe2_lose_their_momentum_and_are_matched_by_name(tmp_path):
+    blobs = {"conv1_w": np.full((1, 1, 1, 1), 7, np.float32), "conv1_w_momentum": np.zeros(1)}
+    for content in (blobs, {"blobs": blobs, "cfg": "text"}):
+        pickled(content, tmp_path / "a.pkl")
+        found = read_weights(str(tmp_path / "a.pkl"))
+        assert found["__author__"] == "Caffe2" and found["matching_heuristics"]
+        assert list(found["model"]) == ["conv1_w"]
+
+
+def test_tensors_do_not_reach_beyond_their_storage(tmp_path):
+    class Beyond:
+        def __reduce__(self):
+            storage = torch.zeros(4).storage()
+            return torch._utils._rebuild_tensor_v2, (storage, 0, (10**9,), (1,), False, OrderedDict())
+
+    pickled({"model": {"w": Beyond()}, "__author__": "x"}, tmp_path / "a.pkl")
+    with pytest.raises(ValueError, match="out of bounds for storage"):
+        read_weights(str(tmp_path / "a.pkl"))
+
+
+def rewritten(path, change):
+    """A file of torch with another data.pkl."""
+    buffer = io.BytesIO()
+    torch.save({"model": {}}, buffer)
+    with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            new.writestr(
+                entry.filename, *change(content) if entry.filename.endswith("data.pkl") else [content]
+            )
+
+
+NESTED = b"\x80\x02}N" + b"\x85" * 300_000 + b"K\x01s."
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda content: [NESTED], "tuples are nested more than 100 deep"),
+        (lambda content: [content, zipfile.ZIP_DEFLATED], "data.pkl is compressed, as torch never does"),
+    ],
+)
+def test_a_file_of_torch_that_would_end_the_process_is_refused(tmp_path, change, message):
+    rewritten(tmp_path / "a.pth", change)
+    with pytest.raises(ValueError, match=message):
+        CheckedCheckpointer(Model()).load(str(tmp_path / "a.pth"))
+    rewritten(tmp_path / "a.pth", lambda content: [content])
+    assert read_weights(str(tmp_path / "a.pth")) == {"model": {}}
+
+
+@pytest.mark.parametrize("content", [5, [1], {"model": 5, "model_state": 5, "blobs": 5}, {1: 2}])
+@pytest.mark.parametrize("name, write_file", [("a.pkl", pickled), ("a.pth", saved), ("a.pyth", saved)])
+def test_a_file_of_something_else_is_named(tmp_path, name, write_file, content):
+    write_file(content, tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} cannot be read: it holds no state dict"):
+        CheckedCheckpointer(Model()).load(str(tmp_path / name))
+
+
+def test_a_checkpoint_with_the_state_of_a_training_is_read(tmp_path):
+    """Of an optimizer with momentum, a schedule, a gradient scaler and random numbers."""
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model.backbone(torch.ones(2)).sum().backward()
+    optimizer.step()
+    parts = {"optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5)}
+    CheckedCheckpointer(model, str(tmp_path), **parts).save("a", iteration=3, rng=torch.get_rng_state())
+    assert CheckedCheckpointer(Model(), str(tmp_path), **parts).resume_or_load("")["iteration"] == 3
