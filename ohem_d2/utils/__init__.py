@@ -1,1 +1,1 @@
-"""Helpers that several packages share: messages, files, locks, pickles and YAML that run nothing, checkpoints."""
+"""Helpers that several packages share: messages, files, locks, safe pickles and YAML, checkpoints."""
