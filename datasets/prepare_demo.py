@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -23,6 +24,7 @@ from ohem_d2.data import load_voc
 from ohem_d2.data.demo import CLASS_NAMES, DRAWING_VERSION, IMAGE_SIZE, DemoObject, draw_demo_image
 from ohem_d2.proposals import summarize_proposals, write_proposals
 from ohem_d2.proposals.selective_search import generate_selective_search
+from ohem_d2.utils.locks import hold_lock
 
 JPEG_QUALITY = 92
 STAMP = "demo.json"  # has the parameters; a folder without it is never replaced
@@ -144,7 +146,8 @@ def main(argv: list[str] | None = None) -> None:
     num_images = {"train": args.train, "test": args.test}
     output = Path(os.path.abspath(args.output))
     try:
-        prepare_demo(output, args.seed, num_images, args.workers, args.overwrite)
+        with hold_lock(output.with_name(output.name + ".lock"), str(output)):
+            prepare_demo(output, args.seed, num_images, args.workers, args.overwrite)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -152,4 +155,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no process is left
     main()

@@ -16,6 +16,7 @@ An interrupted `generate` resumes where it stopped when it is called again.
 import argparse
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -279,4 +280,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no process is left
     main()

@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from detectron2 import model_zoo
 from detectron2.config import get_cfg
 
 from ohem_d2 import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
@@ -230,3 +231,49 @@ def test_an_output_folder_that_cannot_be_written_is_found_at_once(tmp_path):
 def test_a_config_file_that_does_not_exist_is_named():
     with pytest.raises(FileNotFoundError, match="config file none.yaml does not exist"):
         load_config("none.yaml")
+
+
+BASES = {
+    "the file itself": "{evil}",
+    "its _BASE_": "_BASE_: evil.yaml",
+    "one of its _BASE_": "_BASE_: [good.yaml, evil.yaml]",
+}
+
+
+@pytest.mark.parametrize("where", BASES)
+def test_a_config_that_would_run_code_is_refused_before_it_does(tmp_path, where):
+    evil = f"VERSION: 2\nOUTPUT_DIR: !!python/object/apply:os.mkdir ['{tmp_path}/ran']"
+    (tmp_path / "evil.yaml").write_text(evil)
+    (tmp_path / "good.yaml").write_text("VERSION: 2")
+    (tmp_path / "a.yaml").write_text(BASES[where].format(evil=evil))
+    file = "a" if where == "the file itself" else "evil"
+    with pytest.raises(
+        ValueError, match=rf"/{file}.yaml, line 2: tag !!python/object/apply:os.mkdir is refused"
+    ):
+        load_config(str(tmp_path / "a.yaml"), ["OUTPUT_DIR", str(tmp_path / "out")])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_expression_in_detectron2s_retinanet_is_evaluated(tmp_path):
+    file = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    sizes = load_config(file, ["OUTPUT_DIR", str(tmp_path)]).MODEL.ANCHOR_GENERATOR.SIZES
+    assert sizes == [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in [32, 64, 128, 256, 512]]
+
+
+def test_a_config_of_detectron2s_first_version_is_upgraded(tmp_path):
+    (tmp_path / "old.yaml").write_text("MODEL: {WEIGHT: w.pkl, RPN: {PRE_NMS_TOPK_TEST: 7}}")
+    cfg = load_config(str(tmp_path / "old.yaml"), ["OUTPUT_DIR", str(tmp_path)])
+    assert (cfg.MODEL.WEIGHTS, cfg.MODEL.RPN.PRE_NMS_TOPK_TEST) == ("w.pkl", 7)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[1]", "a.yaml: a config maps keys to values, found .1."),
+        ("_BASE_: a.yaml", "a.yaml: nested too deep, or in itself"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_config(str(tmp_path / "a.yaml"), ["OUTPUT_DIR", str(tmp_path)])

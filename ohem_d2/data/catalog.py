@@ -29,6 +29,7 @@ from typing import Any
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..utils.yaml_files import SafeLoader, read_yaml
 from .coco import load_coco
 from .voc import load_voc
 
@@ -132,7 +133,7 @@ def _require_root(name: str, root: str) -> None:
         )
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(SafeLoader):
     """A safe loader that refuses repeated keys, of which YAML's own silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -146,11 +147,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _read_yaml(path: Path) -> Mapping[Any, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"data set catalogue {path} does not exist")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from error
+    with open(path, encoding="utf-8") as file:
+        content = read_yaml(file, str(path), _UniqueKeyLoader)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path}: a catalogue maps data set names to entries, found {content!r:.60}")
     return content

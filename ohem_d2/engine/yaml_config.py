@@ -1,12 +1,15 @@
 """Reading and checking YAML configs."""
 
+import io
 import logging
 import os
 import re
 import tempfile
 from collections.abc import Sequence
+from typing import IO
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
@@ -16,8 +19,23 @@ from ..config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem
 from ..data import register_catalog
 from ..evaluation import check_testing
 from ..modeling import OHEMMixin, OHEMRetinaNetMixin, OHEMRPNMixin
+from ..utils.messages import brief
+from ..utils.yaml_files import ConfigLoader, read_yaml
 
 logger = logging.getLogger(__name__)
+
+
+class _SafeCfgNode(CfgNode):
+    """A config whose files cannot run code; Detectron2's own reads them with YAML's unsafe loader."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO[str]:
+        """Hand on what the safe loader reads as YAML without tags, also for the files of ``_BASE_``."""
+        with super()._open_cfg(filename) as file:
+            content = read_yaml(file, filename, ConfigLoader)
+        if not isinstance(content, dict):
+            raise ValueError(f"{filename}: a config maps keys to values, found {brief(content)}")
+        return io.StringIO(yaml.safe_dump(content, sort_keys=False))
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -32,7 +50,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     Raises:
         FileNotFoundError: no such config or catalogue.
         KeyError: an unknown key or registered name.
-        ValueError: a value out of its range, settings that contradict each other, or a bad catalogue.
+        ValueError: a value out of its range, settings that contradict each other, a bad catalogue, or YAML
+            that is malformed or could run code.
         OSError: the output folder cannot be written.
     """
     cfg = get_cfg()
@@ -40,7 +59,9 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if config_file:
         if not os.path.isfile(config_file):
             raise FileNotFoundError(f"config file {config_file} does not exist")
-        _merge(cfg, config_file, lambda: cfg.merge_from_file(config_file))
+        safe = _SafeCfgNode(cfg)
+        _merge(safe, config_file, lambda: safe.merge_from_file(config_file))
+        cfg = CfgNode(safe)
     _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -86,6 +107,8 @@ def _check_mines(section: str, key: str, name: str, registry: Registry, mixin: t
 def _merge(cfg: CfgNode, source: str, merge) -> None:
     try:
         merge()
+    except RecursionError:
+        raise ValueError(f"{source}: nested too deep, or in itself") from None
     except (KeyError, AssertionError) as error:  # yacs raises either for an unknown key
         match = re.search(r"Non-existent (?:config )?key: ([\w.]+)", str(error))
         if not match:

@@ -1,8 +1,8 @@
 """Generation of proposals for the images of a data set: resumable, and in shards that can be merged.
 
 A run writes finished images to small stores in ``OUTPUT.parts``, in the order of the data set, and joins them
-at the end. The result depends only on the method, its parameters, the data set and the version of this
-package: interrupted or sharded runs give the same bytes as a single one.
+at the end; meanwhile it holds ``OUTPUT.lock``. The result depends only on the method, its parameters, the
+data set and the version of this package: interrupted or sharded runs give the same bytes as a single one.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..utils.locks import hold_lock
 from ..utils.messages import name_some
 from ..version import __version__
 from .mapping import Proposals
@@ -121,21 +122,22 @@ def generate_proposals(
 
     Raises:
         ValueError: one id for two files, or parts beside `output` of a run with other parameters or data.
+        BlockingIOError: another run writes to the same file.
         OSError: the store cannot be written.
     """
     records = unique_images(dataset_dicts)
     ids, target = [str(record["image_id"]) for record in records], shard.path(output)
     metadata = _metadata(method, dataset)
     piece = {**metadata, _PIECE: _text({"shard": str(shard), "images": len(ids), "ids": _digest(ids)})}
-    parts = _Parts(Path(f"{target}.parts"), shard.of(ids), piece)
-    done, total = parts.count(), len(parts.ids)
-    if done:
-        logger.info("%s: %d of %d images are finished, going on", target, done, total)
-    with closing(method(shard.of(records)[done:])) as entries:
-        bar = tqdm(entries, method.name, total, initial=done, unit="image", disable=not progress)
-        parts.write(bar, done)
-    _join(target, parts.paths(), piece if shard.count > 1 else metadata)
-    parts.remove()
+    with hold_lock(f"{target}.lock", str(target)):
+        parts = _Parts(Path(f"{target}.parts"), shard.of(ids), piece)
+        done, total = parts.count(), len(parts.ids)
+        if done:
+            logger.info("%s: %d of %d images are finished, going on", target, done, total)
+        with closing(method(shard.of(records)[done:])) as entries:
+            bar = tqdm(entries, method.name, total, initial=done, unit="image", disable=not progress)
+            parts.write(bar, done)
+        parts.join(target, piece if shard.count > 1 else metadata)
     return target
 
 
@@ -227,11 +229,14 @@ class _Parts:
                 writer.add(*entry)
         return done + len(finished)
 
-    def remove(self) -> None:
-        """Remove the parts, temporary files of interrupted writes, and the folder if it is then empty."""
-        for pattern in ("*.safetensors", ".*.safetensors.*.tmp"):
-            for path in self.folder.glob(pattern):
-                path.unlink()
+    def join(self, target: Path, metadata: Mapping[str, str]) -> None:
+        """Write all images to `target` and remove the parts, unless one is missing."""
+        done, paths = self.count(), self.paths()
+        if done != len(self.ids):
+            raise ValueError(f"{self.folder}: {done} of {len(self.ids)} images are there; call this again")
+        _join(target, paths, metadata)
+        for path in [*paths, *self.folder.glob(".*.safetensors.*.tmp")]:  # also of interrupted writes
+            path.unlink()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 

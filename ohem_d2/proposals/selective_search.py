@@ -8,11 +8,13 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any, ClassVar
 
 import numpy as np
@@ -148,24 +150,29 @@ def _descending(num: int) -> NDArray[Any]:
 def _map(
     search: Callable[[str], NDArray[Any]], files: list[str], workers: int
 ) -> Generator[NDArray[Any], None, None]:
-    """Results in the order of `files`. On an error or Ctrl-C, images not yet begun are dropped."""
+    """Results in the order of `files`. The processes end at once when the generator is closed."""
     if workers <= 1:
         yield from map(search, files)
         return
     # Spawned, since a fork of a process in which OpenCV has started its threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        try:
-            yield from pool.map(search, files, chunksize=_IMAGES_PER_TASK)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    theirs, ours = context.Pipe(duplex=False)
+    with theirs, ProcessPoolExecutor(workers, context, _start_worker, (theirs,)) as pool, ours:
+        yield from pool.map(search, files, chunksize=_IMAGES_PER_TASK)
 
 
-def _start_worker() -> None:
+def _start_worker(parent: Connection) -> None:
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     cv2.setNumThreads(1)  # the processes use all cores already
+
+
+def _end_with(parent: Connection) -> None:
+    """End this process when the parent closes the other end of the pipe, or dies."""
+    parent.poll(None)
+    os._exit(1)
 
 
 def _search_file(file_name: str, mode: str, scale: float) -> NDArray[Any]:

@@ -1,1 +1,1 @@
-"""Helpers that several packages share: messages, atomic files, image headers, checkpoints."""
+"""Helpers that several packages share: messages, files, locks, safe pickles and YAML, checkpoints."""

@@ -1,7 +1,6 @@
 """Checkpoints: the image format of their weights, and loading that refuses weights that do not fit."""
 
 import os
-import pickle
 import struct
 import zipfile
 import zlib
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import parse_qs, urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -17,6 +16,7 @@ from torch import nn
 
 from .files import atomic_file
 from .messages import name_some
+from .weights_files import read_weights
 
 FORMATS = ("BGR", "RGB")
 # What zipfile raises for damaged bytes.
@@ -181,11 +181,12 @@ class CheckedCheckpointer(DetectionCheckpointer):
         if zipfile.is_zipfile(filename) and (damage := self._damage(Path(filename))):
             raise ValueError(f"weights {self._path}: the file {damage}")
         try:
-            return super()._load_file(filename)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-            raise ValueError(
-                f"weights {self._path} are no checkpoint, or truncated: {str(error).partition(chr(10))[0]}"
-            ) from error
+            checkpoint = read_weights(filename)
+        except ValueError as error:
+            raise ValueError(f"weights {self._path} cannot be read: {error}") from error
+        if parse_qs(urlparse(self._path).query).get("matching_heuristics") == ["True"]:
+            checkpoint["matching_heuristics"] = True
+        return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         check_input(checkpoint, self.model, self._path)

@@ -154,6 +154,33 @@ def test_parts_that_do_not_continue_each_other_are_refused(tmp_path, monkeypatch
         generate(tmp_path / "x", Boxes())
 
 
+def test_of_two_runs_with_one_output_the_second_is_refused_and_none_loses_an_image(
+    tmp_path, whole, monkeypatch
+):
+    monkeypatch.setattr(generation, "_PART_IMAGES", 2)
+    output = tmp_path / "x.safetensors"
+
+    def second():
+        with pytest.raises(BlockingIOError, match=f"^{output} is in use by process {os.getpid()} on "):
+            generate(output, Boxes())
+
+    generate(output, Boxes(fails_at="005", fail=second))
+    assert output.read_bytes() == whole
+    assert sorted(os.listdir(tmp_path)) == ["whole.safetensors", "x.safetensors"]
+
+
+def test_a_part_that_is_gone_at_the_end_is_an_error(tmp_path, monkeypatch):
+    class Removing(Boxes):
+        def __call__(self, records):
+            yield from super().__call__(records)
+            (tmp_path / "x.parts/000000000.safetensors").unlink()
+
+    monkeypatch.setattr(generation, "_PART_IMAGES", len(RECORDS))
+    with pytest.raises(ValueError, match=r"x\.parts: 0 of 7 images are there; call this again$"):
+        generate(tmp_path / "x", Removing())
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_method_that_skips_an_image_is_found(tmp_path):
     class Short(Boxes):
         def __call__(self, records):

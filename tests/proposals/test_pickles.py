@@ -108,7 +108,7 @@ def test_enum_stored_by_name_is_read_and_other_attributes_are_not(dump):
             return self.value
 
     assert len(read_proposals(dump(content(bbox_mode=ByName(BoxMode, "XYXY_ABS"))))) == 2
-    with pytest.raises(ValueError, match="'mro' of .*BoxMode.* is not admitted"):
+    with pytest.raises(ValueError, match="attribute 'mro' is not admitted"):
         read_proposals(dump(content(bbox_mode=ByName(BoxMode, "mro"))))
 
 
@@ -117,7 +117,7 @@ def test_a_pickle_that_would_run_code_is_refused_before_it_does(dump, tmp_path):
         def __reduce__(self):
             return open, (str(tmp_path / "touched"), "w")
 
-    with pytest.raises(ValueError, match="p.pkl: not a proposal file: it holds .*open; only numpy"):
+    with pytest.raises(ValueError, match="p.pkl: not a proposal file: it holds .*open; only arrays"):
         read_proposals(dump(content(extra=Evil())))
     assert not (tmp_path / "touched").exists()
 

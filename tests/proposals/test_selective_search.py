@@ -1,4 +1,8 @@
+import os
+import signal
+import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -214,3 +218,37 @@ def test_a_missing_image_is_named(records, tmp_path):
 def test_a_number_of_workers_under_one_is_refused(records, workers):
     with pytest.raises(ValueError, match=f"workers is {workers}"):
         generate_selective_search(records, workers=workers, progress=False)
+
+
+SLEEPERS = """
+import signal, time
+from ohem_d2.proposals.selective_search import _map
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for _ in _map(time.sleep, [0, 0, 0, 0, 600, 0, 0, 0, 600], 2):
+        print("done", flush=True)
+"""
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_their_parent(tmp_path, number):
+    (tmp_path / "sleepers.py").write_text(SLEEPERS)
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "sleepers.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        assert [parent.stdout.readline() for _ in range(4)] == [b"done\n"] * 4
+        workers = children(parent.pid)
+        assert len(workers) >= 2
+        parent.send_signal(number)
+        parent.wait(timeout=10)
+    deadline = time.monotonic() + 10
+    while left := [pid for pid in workers if os.path.exists(f"/proc/{pid}")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)

@@ -1,8 +1,11 @@
 """Loading of weights."""
 
+import io
 import logging
 import os
 import pickle
+import zipfile
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ import torch
 from torch import nn
 
 from ohem_d2.modeling.backbones.weights import CAFFE_INPUT, save_checkpoint
-from ohem_d2.utils.checkpoint import CheckedCheckpointer, ImageInput, find_damage
+from ohem_d2.utils.checkpoint import CheckedCheckpointer, ImageInput
+from ohem_d2.utils.weights_files import read_weights
 
 
 class Model(nn.Module):
@@ -109,7 +113,7 @@ def test_a_truncated_file_is_named(tmp_path, name):
     path = tmp_path / name
     write(path, backbone__weight=(2, 2))
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=f"{name} are no checkpoint, or truncated"):
+    with pytest.raises(ValueError, match=f"{name} cannot be read: "):
         CheckedCheckpointer(Model()).load(str(path))
 
 
@@ -131,117 +135,125 @@ def test_a_model_zoo_file_is_matched_by_name_as_ever(tmp_path):
     assert (model["backbone"].weight == 7).all()
 
 
-def saved(folder, *names):
-    """Checkpoints of a layer with these names, one after the other; the layer has the last one's weights."""
-    layer = nn.Linear(3, 2)
-    checkpointer = CheckedCheckpointer(layer, str(folder))
-    for second, name in enumerate(names):
-        nn.init.constant_(layer.weight, second)
-        checkpointer.save(name, iteration=second)
-        os.utime(folder / f"{name}.pth", (second, second))
-    return layer
+class Runs:
+    """Pickled as a call that creates the folder "ran"."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
 
 
-def resumed(folder):
-    layer = nn.Linear(3, 2)
-    CheckedCheckpointer(layer, str(folder)).resume_or_load("", resume=True)
-    return layer.weight[0, 0].item()
+def pickled(value, path):
+    path.write_bytes(pickle.dumps(value, 4))
 
 
-def flip(file, place):
-    content = bytearray(file.read_bytes())
-    content[place] ^= 0xFF
-    file.write_bytes(content)
+def saved(value, path):
+    torch.save(value, path)
 
 
-def cut(file):
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def flip_a_weight(file):
-    flip(file, file.read_bytes().index(np.float32(2).tobytes() * 6))
+def saved_in_the_old_format(value, path):
+    torch.save(value, path, _use_new_zipfile_serialization=False)
 
 
 @pytest.mark.parametrize(
-    "damage, told",
+    "name, write_file",
     [
-        (cut, "which is no checkpoint, or truncated"),
-        (flip_a_weight, "which is damaged in archive/data/0"),
-        (lambda file: file.write_bytes(b""), "which is no checkpoint, or truncated"),
-        (lambda file: file.unlink(), "which does not exist"),
+        ("a.pkl", pickled),
+        ("a.pth", saved),
+        ("a.pth", saved_in_the_old_format),
+        ("a.pth", pickled),
+        ("a.pyth", saved),
+        ("last", saved),
     ],
-    ids=["cut", "flipped", "empty", "gone"],
 )
-def test_the_newest_good_checkpoint_is_used_in_place_of_a_damaged_one(tmp_path, warnings, damage, told):
-    saved(tmp_path, "model_0000000", "model_0000001", "model_0000002")
-    damage(tmp_path / "model_0000002.pth")
-    assert resumed(tmp_path) == 1
-    assert told in warnings() and f"instead, {tmp_path}/model_0000001.pth is used" in warnings()
+def test_weights_that_would_run_code_are_refused_before_they_do(tmp_path, monkeypatch, name, write_file):
+    monkeypatch.chdir(tmp_path)
+    write_file({"model": {"backbone.weight": Runs()}, "model_state": {}, "__author__": "x"}, tmp_path / name)
+    (tmp_path / "last_checkpoint").write_text(name)
+    with pytest.raises(ValueError, match=f"^weights {tmp_path / name} cannot be read: ") as caught:
+        CheckedCheckpointer(Model()).load(str(tmp_path / name))
+    with pytest.raises(ValueError, match="cannot be read|no checkpoint to resume from") as resumed:
+        CheckedCheckpointer(Model(), str(tmp_path)).resume_or_load("other.pth")
+    for text in (str(caught.value), str(resumed.value)):
+        assert "\n" not in text and "weights_only" not in text and "safe_globals" not in text
+    if write_file is not pickled or name == "a.pkl":
+        assert "it holds posix.mkdir; only " in str(caught.value)
+    assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("tag", [b"", b"\x80\x04\x00\xff" * 99, b"model_0000009.pth\n", b"../other.pth"])
-def test_a_bad_tag_is_named_and_the_newest_checkpoint_used(tmp_path, warnings, tag):
-    saved(tmp_path, "model_0000000", "model_0000001")
-    (tmp_path / "last_checkpoint").write_bytes(tag)
-    assert resumed(tmp_path) == 1
-    assert f"{tmp_path}/last_checkpoint names " in warnings()
+def test_weights_of_third_party_scripts_are_read(tmp_path):
+    """A state dict of torch tensors and parameters, pickled as it is."""
+    model = nn.Linear(3, 2)
+    state = model.state_dict()
+    state["weight"] = nn.Parameter(torch.arange(6.0).reshape(3, 2).t())
+    pickled({"model": state, "__author__": "third party", "matching_heuristics": True}, tmp_path / "a.pkl")
+    CheckedCheckpointer(model).load(str(tmp_path / "a.pkl"))
+    assert model.weight.tolist() == [[0, 2, 4], [1, 3, 5]]
 
 
-def test_if_all_checkpoints_are_damaged_nothing_starts_over(tmp_path):
-    saved(tmp_path, "model_0000000", "model_0000001")
-    for file in tmp_path.glob("*.pth"):
-        cut(file)
-    with pytest.raises(ValueError, match="no checkpoint to resume from; remove .*last_checkpoint to start"):
-        resumed(tmp_path)
+def test_blobs_of_caffe2_lose_their_momentum_and_are_matched_by_name(tmp_path):
+    blobs = {"conv1_w": np.full((1, 1, 1, 1), 7, np.float32), "conv1_w_momentum": np.zeros(1)}
+    for content in (blobs, {"blobs": blobs, "cfg": "text"}):
+        pickled(content, tmp_path / "a.pkl")
+        found = read_weights(str(tmp_path / "a.pkl"))
+        assert found["__author__"] == "Caffe2" and found["matching_heuristics"]
+        assert list(found["model"]) == ["conv1_w"]
 
 
-def test_without_a_tag_there_is_no_checkpoint(tmp_path):
-    saved(tmp_path, "model_0000000")
-    (tmp_path / "last_checkpoint").unlink()
-    assert not CheckedCheckpointer(nn.Linear(3, 2), str(tmp_path)).has_checkpoint()
+def test_tensors_do_not_reach_beyond_their_storage(tmp_path):
+    class Beyond:
+        def __reduce__(self):
+            storage = torch.storage.TypedStorage(4)
+            return torch._utils._rebuild_tensor_v2, (storage, 0, (10**9,), (1,), False, OrderedDict())
+
+    pickled({"model": {"w": Beyond()}, "__author__": "x"}, tmp_path / "a.pkl")
+    with pytest.raises(ValueError, match="out of bounds for storage"):
+        read_weights(str(tmp_path / "a.pkl"))
 
 
-def test_any_flipped_byte_is_found_or_changes_nothing(tmp_path):
-    weight = saved(tmp_path, "model_0000000").weight.clone()
-    file, rng = tmp_path / "model_0000000.pth", np.random.default_rng(0)
-    content, found = file.read_bytes(), 0
-    for place in rng.choice(len(content), 200, replace=False):
-        file.write_bytes(content)
-        flip(file, place)
-        if find_damage(file):
-            found += 1
-            continue
-        layer = nn.Linear(3, 2)
-        try:
-            CheckedCheckpointer(layer, str(tmp_path)).load(str(file))
-        except ValueError:
-            continue
-        assert torch.equal(layer.weight, weight)
-    assert found > 50
+def rewritten(path, change):
+    """A file of torch with another data.pkl."""
+    buffer = io.BytesIO()
+    torch.save({"model": {}}, buffer)
+    with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            new.writestr(
+                entry.filename, *change(content) if entry.filename.endswith("data.pkl") else [content]
+            )
 
 
-def test_weights_with_a_flipped_byte_are_refused(tmp_path):
-    saved(tmp_path, "model_0000000", "model_0000001", "model_0000002")
-    flip_a_weight(tmp_path / "model_0000002.pth")
-    with pytest.raises(ValueError, match="model_0000002.pth: the file is damaged in archive/data/0"):
-        CheckedCheckpointer(nn.Linear(3, 2)).load(str(tmp_path / "model_0000002.pth"))
+NESTED = b"\x80\x02}N" + b"\x85" * 300_000 + b"K\x01s."
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
-    layer = saved(tmp_path, "model_0000000")
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda content: [NESTED], "tuples are nested more than 100 deep"),
+        (lambda content: [content, zipfile.ZIP_DEFLATED], "data.pkl is compressed, as torch never does"),
+    ],
+)
+def test_a_file_of_torch_that_would_end_the_process_is_refused(tmp_path, change, message):
+    rewritten(tmp_path / "a.pth", change)
+    with pytest.raises(ValueError, match=message):
+        CheckedCheckpointer(Model()).load(str(tmp_path / "a.pth"))
+    rewritten(tmp_path / "a.pth", lambda content: [content])
+    assert read_weights(str(tmp_path / "a.pth")) == {"model": {}}
 
-    def full(state, file):
-        file.write(b"PK half of it")
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        CheckedCheckpointer(layer, str(tmp_path)).save("model_0000000")
-    monkeypatch.undo()
-    assert resumed(tmp_path) == 0
-    assert {file.name for file in tmp_path.iterdir()} == {"model_0000000.pth", "last_checkpoint"}
+@pytest.mark.parametrize("content", [5, [1], {"model": 5, "model_state": 5, "blobs": 5}, {1: 2}])
+@pytest.mark.parametrize("name, write_file", [("a.pkl", pickled), ("a.pth", saved), ("a.pyth", saved)])
+def test_a_file_of_something_else_is_named(tmp_path, name, write_file, content):
+    write_file(content, tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} cannot be read: it holds no state dict"):
+        CheckedCheckpointer(Model()).load(str(tmp_path / name))
 
 
-def test_what_a_process_of_several_does_not_save_is_not_written(tmp_path):
-    CheckedCheckpointer(nn.Linear(3, 2), str(tmp_path), save_to_disk=False).save("model_0000000")
-    assert not list(tmp_path.iterdir())
+def test_a_checkpoint_with_the_state_of_a_training_is_read(tmp_path):
+    """Of an optimizer with momentum, a schedule, a gradient scaler and random numbers."""
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model.backbone(torch.ones(2)).sum().backward()
+    optimizer.step()
+    parts = {"optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5)}
+    CheckedCheckpointer(model, str(tmp_path), **parts).save("a", iteration=3, rng=torch.get_rng_state())
+    assert CheckedCheckpointer(Model(), str(tmp_path), **parts).resume_or_load("")["iteration"] == 3

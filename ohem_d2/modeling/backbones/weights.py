@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from ...utils.checkpoint import ImageInput
+from ...utils.weights_files import load_torch
 from .caffe import Blobs
 from .torchvision_models import SCALED, build_network, check_network
 from .vgg import VGG16, VGG_CNN_M_1024, VGG16BoxHead, VGG_CNN_M_1024BoxHead
@@ -105,11 +106,9 @@ def torchvision_weights(name: str, file: str | None = None) -> StateDict:
     if file is None:
         return get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
     try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"{file} is no state dict, or is truncated: {str(error).partition(chr(10))[0]}"
-        ) from None
+        weights = load_torch(file)
+    except ValueError as error:
+        raise ValueError(f"{file} is no state dict: {error}") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{file} is no state dict of tensors")
     return weights

@@ -8,14 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Budget", "Entry", "Format", "RawProposals", "equal_scores", "require_extra"]
+__all__ = ["Entry", "Format", "RawProposals", "equal_scores", "require_extra"]
 
 Entry = tuple[Any, Any, Any]  # image id, (n, 4) boxes as the file has them, (n,) scores
-
-# A file may unpack to this many times its size, and to SMALL bytes in any case. Compression and the widening
-# of integers (at most eightfold) stay below; files made to exhaust the memory do not.
-MAX_EXPANSION = 32
-SMALL = 2**24
 
 
 @dataclass(frozen=True)
@@ -44,27 +39,6 @@ class Format:
     matches: Callable[[Path, bytes], bool]
     read: Callable[..., RawProposals]
     needs_ids: bool = False
-
-
-class Budget:
-    """Bounds what a file may unpack to, so that a small file cannot exhaust the memory."""
-
-    def __init__(self, path: Path, size: int | None = None) -> None:
-        self._path, self._size = path, path.stat().st_size if size is None else size
-        self._left = max(SMALL, MAX_EXPANSION * self._size)
-
-    def spend(self, num_bytes: int, what: str) -> None:
-        """Account for `num_bytes` before they are allocated for `what`.
-
-        Raises:
-            ValueError: the total exceeds both `MAX_EXPANSION` times the file and `SMALL`.
-        """
-        self._left -= num_bytes
-        if num_bytes < 0 or self._left < 0:
-            raise ValueError(
-                f"{self._path}: {what} would unpack to {num_bytes} bytes or more, "
-                f"from a file of {self._size}: refused"
-            )
 
 
 def equal_scores(boxes: Any) -> NDArray[Any]:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Budget, require_extra
+from ...utils.budget import Budget
+from .base import require_extra
 
 __all__ = ["read_mat73"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Budget
+from ...utils.budget import Budget
 
 __all__ = ["read_mat5"]
 

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from ...utils.budget import Budget
 from ...utils.messages import brief
 from ..index import offsets_fit
-from .base import Budget, Entry, Format, RawProposals
+from .base import Entry, Format, RawProposals
 from .pickles import split_scores
 
 __all__ = ["NPZ"]

@@ -1,11 +1,6 @@
-"""Pickles of Detectron2, Detectron and mmdetection, read without executing code.
-
-Loading an untrusted pickle can execute any code, so it is read by an unpickler that builds only NumPy arrays,
-numbers, `BoxMode` and plain containers.
-"""
+"""Pickles of Detectron2, Detectron and mmdetection, read without executing code."""
 
 import pickle
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +9,11 @@ import numpy as np
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 
+from ...utils.budget import Budget
 from ...utils.files import atomic_file
 from ...utils.messages import brief
-from .base import Budget, Entry, Format, RawProposals
+from ...utils.pickles import load_pickle
+from .base import Entry, Format, RawProposals
 
 __all__ = ["DETECTRON2", "MMDETECTION", "write_detectron2"]
 
@@ -31,7 +28,7 @@ def read_detectron2(path: Path) -> RawProposals:
     Detectron2's has ``ids``, ``boxes``, ``objectness_logits`` and ``bbox_mode``; Detectron's has ``indexes``,
     ``boxes`` and ``scores``.
     """
-    content = _load_pickle(path)
+    content = _load(path)
     if isinstance(content, list):
         raise ValueError(
             f"{path}: a list, as mmdetection writes it, has no image ids: convert it "
@@ -52,7 +49,7 @@ def read_mmdetection(path: Path, ids: Sequence[Any]) -> RawProposals:
 
     Without a fifth column all scores are equal.
     """
-    content = _load_pickle(path)
+    content = _load(path)
     if not isinstance(content, (list, tuple)):
         raise ValueError(f"{path}: not mmdetection's: holds a {type(content).__name__} instead of a list")
     if len(content) != len(ids):
@@ -142,66 +139,31 @@ def _plain_array(values: Any) -> NDArray[Any]:
         return np.array(None)
 
 
-def _reconstruct(kind: Any, shape: Any, code: Any) -> NDArray[Any]:
-    """Replace NumPy's, which allocates any shape; in a genuine pickle it is (0,) and filled later."""
-    if kind is not _NDARRAY or shape != (0,):
-        raise pickle.UnpicklingError(f"an array of shape {brief(shape)} is not admitted here")
-    return np.empty(0, "b")
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """Replace ``_codecs.encode``, with which old pickle protocols store bytes."""
-    return text.encode("latin1")
-
-
-def _no_bytes() -> bytes:
-    """Replace ``bytes``, with which old pickle protocols store empty bytes."""
-    return b""
+def _box_mode(value: Any) -> BoxMode:
+    """Replace the class, which hashes any value."""
+    if not isinstance(value, int):
+        raise pickle.UnpicklingError(f"box mode {brief(value)} is not admitted")
+    return BoxMode(value)
 
 
 def _box_mode_by_name(owner: Any, name: str) -> BoxMode:
     """Replace ``getattr``, with which Python 3.11 may store an enum member."""
-    if owner is not BoxMode or not isinstance(name, str) or name not in BoxMode.__members__:
-        raise pickle.UnpicklingError(f"attribute {brief(name)} of {brief(owner)} is not admitted")
+    if owner is not _box_mode or not isinstance(name, str) or name not in BoxMode.__members__:
+        raise pickle.UnpicklingError(f"attribute {brief(name)} is not admitted")
     return BoxMode[name]
 
 
-_NDARRAY = "numpy.ndarray"  # a name, since the class itself could be called
-
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.multiarray", "scalar"): np.float32(0).__reduce__()[0],
-    ("numpy.core.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
-    ("detectron2.structures.boxes", "BoxMode"): BoxMode,
+_BOX_MODE = {
+    ("detectron2.structures.boxes", "BoxMode"): _box_mode,
     ("builtins", "getattr"): _box_mode_by_name,
-    ("builtins", "bytes"): _no_bytes,
-    ("_codecs", "encode"): _latin1,
-    ("collections", "OrderedDict"): OrderedDict,
 }
 
 
-class _ProposalUnpickler(pickle.Unpickler):
-    """Admits only what a proposal file needs, by the module names of NumPy 1 and 2 and of Python 2 and 3."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"it holds {module}.{name}; only numpy arrays, numbers, BoxMode and containers are admitted"
-            ) from None
-
-
-def _load_pickle(path: Path) -> Any:
-    with open(path, "rb") as file:
-        try:
-            return _ProposalUnpickler(file, encoding="latin1").load()
-        except Exception as error:  # bytes that are no pickle raise nearly anything
-            message = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{path}: not a proposal file: {message:.200}") from error
+def _load(path: Path) -> Any:
+    try:
+        return load_pickle(path, _BOX_MODE)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a proposal file: {error}") from error
 
 
 def _is_pickle(path: Path, start: bytes) -> bool:

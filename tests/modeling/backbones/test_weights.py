@@ -219,7 +219,7 @@ def test_the_order_of_a_state_dict_does_not_matter():
 @pytest.mark.parametrize("content", [b"", b"no weights"])
 def test_a_file_of_weights_that_cannot_be_read_is_named(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="a.pth is no state dict, or is truncated"):
+    with pytest.raises(ValueError, match="a.pth is no state dict: no checkpoint, or truncated"):
         torchvision_weights("resnet18", str(tmp_path / "a.pth"))
 
 
