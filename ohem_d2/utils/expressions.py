@@ -77,7 +77,6 @@ class _Evaluator:
         if not isinstance(values, (list, tuple)):
             raise ValueError("a comprehension needs a list")
         for value in values:
-            self._spend(None)
             yield from self._loops(rest, {**names, first.target.id: value})
 
     def _binary(self, op: ast.operator, left: Any, right: Any) -> Any:

@@ -139,7 +139,7 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> NDArray[Any]:
 
 def _frombuffer(content: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
     """Replace NumPy's, whose arrays may share the memory of another."""
-    if not isinstance(content, (bytes, bytearray)) or order not in ("C", "F") or dtype.hasobject:
+    if not isinstance(content, (bytes, bytearray)):
         raise pickle.UnpicklingError("an array of an unknown form is not admitted")
     return np.frombuffer(content, dtype).reshape(shape, order=order)
 
@@ -148,7 +148,7 @@ def _scalar(dtype: Any, content: Any) -> Any:
     """Replace NumPy's, which makes up what `content` lacks."""
     if isinstance(content, str):  # of Python 2
         content = content.encode("latin1")
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or len(content) != dtype.itemsize:
+    if not isinstance(dtype, np.dtype) or len(content) != dtype.itemsize:
         raise pickle.UnpicklingError("a number of an unknown form is not admitted")
     return np.frombuffer(content, dtype)[0]
 

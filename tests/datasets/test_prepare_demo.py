@@ -1,4 +1,5 @@
 import json
+import os
 import xml.etree.ElementTree as ET
 from collections import Counter
 
@@ -8,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ohem_d2.data import register_catalog
 from ohem_d2.proposals import proposal_recall, read_proposals
+from ohem_d2.utils.locks import hold_lock
 
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
 demo = pytest.importorskip("ohem_d2.data.demo", reason="needs OpenCV, which draws the data")
@@ -46,6 +48,13 @@ def test_one_seed_gives_one_data_set_and_another_seed_another(prepare):
     assert files(first).keys() == files(other).keys()
     same = [name for name in files(first) if files(first)[name] == files(other)[name]]
     assert not [name for name in same if name.endswith((".jpg", ".xml", ".safetensors"))]
+
+
+def test_of_two_runs_for_one_folder_the_second_is_refused(prepare, tmp_path):
+    with hold_lock(tmp_path / "a.lock", "a"):
+        with pytest.raises(SystemExit, match="^error: .*/a is in use by process"):
+            prepare("a")
+    assert not os.listdir(tmp_path)
 
 
 def test_an_image_does_not_depend_on_how_many_there_are(prepare):

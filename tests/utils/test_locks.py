@@ -62,8 +62,9 @@ def held(tmp_path, **changes):
     return path
 
 
-def test_a_process_id_that_is_used_again_does_not_keep_the_lock(tmp_path):
-    with hold_lock(held(tmp_path, started="1"), "x"):
+@pytest.mark.parametrize("change", [{"started": "1"}, {"pid": 2**22 + 1}])
+def test_a_process_id_that_is_used_again_or_by_nobody_does_not_keep_the_lock(tmp_path, change):
+    with hold_lock(held(tmp_path, **change), "x"):
         pass
 
 
