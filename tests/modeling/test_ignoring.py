@@ -1,0 +1,191 @@
+"""Ignore regions of which the areas are known: what is no candidate, for heads of every kind and anchors."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Boxes, Instances
+
+from ohem_d2 import IgnoreRegionsOptions
+from ohem_d2.modeling.ignoring import are_inside, drop_ignored, find_ignored, ignore_anchors
+from ohem_d2.utils.regions import TargetsWithRegions
+
+from ..builders import build_heads, make_inputs
+
+ON = IgnoreRegionsOptions(enabled=True)
+ENABLED = ("MODEL.IGNORE_REGIONS.ENABLED", True)
+NO_MINING = ("MODEL.OHEM.ENABLED", False)
+FAMILIES = {
+    "mined": (),
+    "naive": ("MODEL.OHEM.NAIVE", True),
+    "plain": NO_MINING,
+    "cascade": (
+        "MODEL.ROI_HEADS.NAME",
+        "OHEMCascadeROIHeads",
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
+        True,
+    ),
+}
+
+
+def boxes(*rows):
+    return Boxes(torch.tensor(rows, dtype=torch.float32).reshape(-1, 4))
+
+
+def targets_of(objects, regions, size=(64, 64)):
+    return TargetsWithRegions(
+        size,
+        boxes(*regions),
+        gt_boxes=boxes(*objects),
+        gt_classes=torch.zeros(len(objects), dtype=torch.long),
+    )
+
+
+def proposals_of(*rows, size=(64, 64)):
+    return Instances(size, proposal_boxes=boxes(*rows), objectness_logits=torch.arange(float(len(rows))))
+
+
+def kept(proposals, targets, options=ON, thresholds=(0.5,), labels=(0, 1)):
+    matcher = Matcher(list(thresholds), list(labels), allow_low_quality_matches=False)
+    (result,) = drop_ignored([proposals], [targets], matcher, options)
+    return result.objectness_logits.int().tolist()
+
+
+def with_regions(targets, *regions):
+    """The targets, each with these regions."""
+    return [TargetsWithRegions(t.image_size, boxes(*regions), **t.get_fields()) for t in targets]
+
+
+# Of a box of 10 x 10 at x = 0, a region up to x = 7 covers 0.7 of the area, one up to x = 8 covers 0.8.
+@pytest.mark.parametrize("right, inside", [(7, False), (7.001, True), (8, True), (10, True), (6, False)])
+def test_a_box_lies_inside_if_more_than_the_threshold_of_its_own_area_does(right, inside):
+    region = boxes((-50, -50, right, 60))  # of far larger area, so that the IoU is below 0.01
+    assert are_inside(boxes((0, 0, 10, 10)), region, 0.7).tolist() == [inside]
+
+
+def test_the_largest_share_over_single_regions_counts_and_not_their_sum():
+    halves = boxes((0, 0, 5, 10), (5, 0, 10, 10))  # 0.5 + 0.5
+    assert are_inside(boxes((0, 0, 10, 10)), halves, 0.7).tolist() == [False]
+    overlapping = boxes((0, 0, 8, 10), (0, 0, 3, 10))  # 0.8 and 0.3: their mean is 0.55
+    assert are_inside(boxes((0, 0, 10, 10)), overlapping, 0.7).tolist() == [True]
+
+
+def test_a_box_without_area_lies_inside_nothing():
+    assert are_inside(boxes((3, 3, 3, 9)), boxes((0, 0, 10, 10)), 0.0).tolist() == [False]
+
+
+def test_a_region_of_half_an_image_drops_what_lies_in_it_in_order():
+    inputs = [(40, 0, 60, 20), (0, 0, 20, 20), (20, 0, 36, 20), (10, 30, 30, 60), (24, 0, 40, 20)]
+    # Shares of the left half (x < 32): 0, 1, 12/16 = 0.75, 1, 8/16.
+    assert kept(proposals_of(*inputs), targets_of([], [(0, 0, 32, 64)])) == [0, 4]
+
+
+def test_what_matches_an_object_stays_though_a_crowd_covers_it():
+    objects, crowd = [(0, 0, 20, 20)], [(0, 0, 64, 64)]
+    # IoU 1, 0.75 (15 of 20 columns), 0.25, 0.
+    inputs = [(0, 0, 20, 20), (0, 0, 15, 20), (0, 0, 5, 20), (40, 40, 60, 60)]
+    assert kept(proposals_of(*inputs), targets_of(objects, crowd)) == [0, 1]
+    # With a lower IoU of background, what is between is neither: the matcher drops it, and so may the region.
+    assert kept(
+        proposals_of(*inputs), targets_of(objects, crowd), thresholds=(0.1, 0.5), labels=(-1, 0, 1)
+    ) == [0, 1]
+
+
+def test_the_threshold_is_that_of_the_options():
+    inputs = proposals_of((0, 0, 10, 10), (3, 0, 13, 10))  # shares 1.0 and 0.7
+    region = targets_of([], [(0, 0, 10, 64)])
+    assert kept(inputs, region, IgnoreRegionsOptions(True, 0.69)) == []
+    assert kept(inputs, region, IgnoreRegionsOptions(True, 0.7)) == [1]
+    assert kept(inputs, region, IgnoreRegionsOptions(True, 1.0)) == [0, 1]
+
+
+def test_images_of_a_batch_have_their_own_regions():
+    inputs = [proposals_of((0, 0, 9, 9), (40, 40, 50, 50)) for _ in range(3)]
+    targets = [targets_of([], r) for r in ([(0, 0, 20, 20)], [], [(30, 30, 60, 60)])]
+    matcher = Matcher([0.5], [0, 1], allow_low_quality_matches=False)
+    result = drop_ignored(inputs, targets, matcher, ON)
+    assert [r.objectness_logits.int().tolist() for r in result] == [[1], [0, 1], [0]]
+    assert result[1] is inputs[1] and [len(x) for x in inputs] == [2, 2, 2]
+    assert find_ignored(inputs, targets, matcher, IgnoreRegionsOptions()) == [None] * 3
+
+
+def test_anchors_of_the_background_are_labelled_minus_one():
+    levels = [boxes((0, 0, 8, 8), (40, 40, 48, 48)), boxes((2, 2, 30, 30))]
+    targets = [targets_of([], [(0, 0, 16, 16)]), targets_of([], [])]
+    labels = [torch.tensor([0, 0, 0]), torch.tensor([0, 1, -1])]
+    # The third anchor of 28 x 28 has 14 x 14 inside: 0.25.
+    result = ignore_anchors(labels, levels, targets, 0, ON)
+    assert [x.tolist() for x in result] == [[-1, 0, 0], [0, 1, -1]]
+    positive = ignore_anchors([torch.tensor([1, 0, 0])], levels, targets[:1], 0, ON)
+    assert positive[0].tolist() == [1, 0, 0]
+
+
+def test_regions_go_along_to_a_device_and_with_a_selection():
+    targets = targets_of([(0, 0, 9, 9), (1, 1, 5, 5)], [(0, 0, 20, 20)])
+    for moved in (targets.to("cpu"), targets[:1], copy.deepcopy(targets), targets.to("meta")):
+        assert moved.ignore_regions.tensor.shape == (1, 4)
+    assert len(targets[:1]) == 1 and targets.to("meta").ignore_regions.device.type == "meta"
+
+
+def test_targets_without_regions_are_refused_with_what_to_set():
+    features, proposals, targets = make_inputs()
+    with pytest.raises(
+        TypeError, match="hands on no ignore regions; valid: ohem_d2.data.RegionDatasetMapper"
+    ):
+        build_heads(*ENABLED)(None, features, proposals, targets)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_regions_the_losses_are_those_of_the_key_off(family, storage):
+    losses = {}
+    for on in (False, True):
+        heads = build_heads(*FAMILIES[family], *(ENABLED if on else ()))
+        features, proposals, targets = make_inputs()
+        torch.manual_seed(1)
+        losses[on] = heads(None, features, proposals, with_regions(targets))[1]
+    assert losses[True].keys() == losses[False].keys()
+    assert all(torch.equal(losses[True][name], losses[False][name]) for name in losses[True])
+
+
+def test_heads_that_do_not_mine_are_detectron2s_to_the_bit(storage):
+    losses = []
+    for opts in ((*NO_MINING, *ENABLED), ("MODEL.ROI_HEADS.NAME", "StandardROIHeads")):
+        features, proposals, targets = make_inputs()
+        torch.manual_seed(1)
+        losses.append(build_heads(*opts)(None, features, proposals, with_regions(targets))[1])
+    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_train_as_if_the_ignored_proposals_were_not_there(family, storage):
+    """A region of half the image, against the same heads on the proposals that are not inside it."""
+    losses, region = {}, (0.0, 0.0, 32.0, 64.0)
+    for dropped in (False, True):
+        heads = build_heads(*FAMILIES[family], *ENABLED)
+        features, proposals, targets = make_inputs()
+        targets = with_regions(targets, region)
+        if dropped:
+            proposals = drop_ignored(proposals, targets, heads.proposal_matcher, ON)
+        assert (sum(map(len, proposals)) < 80) == dropped
+        torch.manual_seed(1)
+        losses[dropped] = heads(None, features, proposals, targets)[1]
+        sum(losses[dropped].values()).backward()
+    assert all(torch.equal(losses[True][name], losses[False][name]) for name in losses[True])
+    plain = build_heads(*FAMILIES[family])
+    features, proposals, targets = make_inputs()
+    torch.manual_seed(1)
+    off = plain(None, features, proposals, with_regions(targets, region))[1]
+    assert any(not torch.equal(off[name], losses[True][name]) for name in off)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_image_of_which_all_is_ignored_trains_nothing(family, storage):
+    heads = build_heads(*FAMILIES[family], *ENABLED)
+    features, proposals, _ = make_inputs()
+    nothing = [targets_of([], [(0, 0, 64, 64)]) for _ in proposals]
+    losses = heads(None, features, proposals, nothing)[1]
+    sum(losses.values()).backward()
+    assert all(loss.item() == 0 for loss in losses.values())
+    half = [nothing[0], targets_of([], [])]
+    assert all(loss.isfinite() for loss in heads(None, features, proposals, half)[1].values())
