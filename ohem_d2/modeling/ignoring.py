@@ -115,11 +115,11 @@ def ignore_anchors(
     """
     if not options.enabled:
         return labels
-    boxes, result = Boxes.cat(anchors), []
+    result = []
     for of_image, objects in zip(labels, targets):
         regions = get_regions(objects)
         if len(regions):
-            inside = are_inside(boxes, regions, options.thresh)
+            inside = are_inside(Boxes.cat(anchors), regions, options.thresh)
             of_image = of_image.masked_fill(inside & (of_image == background), -1)
         result.append(of_image)
     return result

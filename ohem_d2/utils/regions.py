@@ -9,7 +9,7 @@ class TargetsWithRegions(Instances):
     """The objects of an image, and ``ignore_regions``: `Boxes` (M, 4) XYXY_ABS, M >= 0.
 
     Fields of `Instances` have one element per object, so the regions are an attribute. It goes along to
-    another device and with a selection of the objects.
+    another device, unless it is empty, and with a selection of the objects.
     """
 
     def __init__(self, image_size: tuple[int, int], ignore_regions: Boxes, **fields: Any):
@@ -21,7 +21,10 @@ class TargetsWithRegions(Instances):
         return self._ignore_regions
 
     def to(self, *args: Any, **kwargs: Any) -> "TargetsWithRegions":
-        return self._with(super().to(*args, **kwargs), self._ignore_regions.to(*args, **kwargs))
+        regions = self._ignore_regions
+        # No regions are not copied: that would synchronise host and device for nothing.
+        regions = regions.to(*args, **kwargs) if len(regions) else regions
+        return self._with(super().to(*args, **kwargs), regions)
 
     def __getitem__(self, item: Any) -> "TargetsWithRegions":
         return self._with(super().__getitem__(item), self._ignore_regions)

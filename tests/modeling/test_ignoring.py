@@ -4,14 +4,18 @@ import copy
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
 
 from ohem_d2 import IgnoreRegionsOptions
+from ohem_d2.modeling import inspect_candidates
 from ohem_d2.modeling.ignoring import are_inside, drop_ignored, find_ignored, ignore_anchors
 from ohem_d2.utils.regions import TargetsWithRegions
 
-from ..builders import build_heads, make_inputs
+from ..builders import build_heads, make_inputs, random_boxes
+from ..zoo import LEFT, make_batch, make_tiny, read_zoo_config
 
 ON = IgnoreRegionsOptions(enabled=True)
 ENABLED = ("MODEL.IGNORE_REGIONS.ENABLED", True)
@@ -189,3 +193,70 @@ def test_an_image_of_which_all_is_ignored_trains_nothing(family, storage):
     assert all(loss.item() == 0 for loss in losses.values())
     half = [nothing[0], targets_of([], [])]
     assert all(loss.isfinite() for loss in heads(None, features, proposals, half)[1].values())
+
+
+RPN, RETINANET = "COCO-Detection/rpn_R_50_FPN_1x.yaml", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+DENSE = {
+    "rpn": (RPN, ("MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"), "MODEL.OHEM.RPN.ENABLED"),
+    "retinanet": (RETINANET, ("MODEL.META_ARCHITECTURE", "OHEMRetinaNet"), "MODEL.OHEM.RETINANET.ENABLED"),
+}
+
+
+def dense_losses(family, *opts, regions=()):
+    name, ours, _ = DENSE[family]
+    cfg = read_zoo_config(name)
+    make_tiny(cfg)
+    cfg.merge_from_list([*ours, *opts])
+    torch.manual_seed(0)
+    model, batch = build_model(cfg).train(), make_batch(cfg, regions=regions)
+    with EventStorage():
+        return model(batch)
+
+
+@pytest.mark.parametrize("is_mining", [True, False])
+@pytest.mark.parametrize("family", DENSE)
+def test_dense_detectors_without_regions_are_as_with_the_key_off(family, is_mining):
+    opts = (DENSE[family][2], is_mining)
+    ours, off = dense_losses(family, *opts, *ENABLED), dense_losses(family, *opts)
+    ignored = dense_losses(family, *opts, *ENABLED, regions=((-999, -999, 999, 999),))
+    assert all(torch.equal(ours[name], off[name]) for name in off)
+    assert any(not torch.equal(ignored[name], off[name]) for name in off)
+    if not is_mining:
+        theirs = "MODEL.PROPOSAL_GENERATOR.NAME" if family == "rpn" else "MODEL.META_ARCHITECTURE"
+        plain = dense_losses(family, theirs, "RPN" if family == "rpn" else "RetinaNet")
+        assert all(torch.equal(ours[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("is_mining", [True, False])
+@pytest.mark.parametrize("family", DENSE)
+def test_anchors_are_labelled_before_a_sample_is_drawn(family, is_mining):
+    """Of 300 anchors a third are in a region: none of these is drawn, and the sample is full all the same."""
+    name, ours, key = DENSE[family]
+    cfg = read_zoo_config(name)
+    make_tiny(cfg)
+    cfg.merge_from_list([*ours, key, is_mining, *ENABLED, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 190])
+    model = build_model(cfg)
+    label = (
+        model.label_anchors if family == "retinanet" else model.proposal_generator.label_and_sample_anchors
+    )
+    inside, outside = random_boxes(100, size=30), Boxes(random_boxes(200, size=30).tensor + 32)
+    targets = [targets_of([], [(0, 0, 32, 32)]), targets_of([inside.tensor[7].tolist()], [(0, 0, 32, 32)])]
+    torch.manual_seed(0)
+    nothing, one = label([inside, outside], targets)[0]
+    assert (nothing[:100] == -1).all() and one[7] not in (-1, 80 if family == "retinanet" else 0)
+    drawn = 190 if family == "rpn" and not is_mining else 200
+    assert (nothing[100:] >= 0).sum() == drawn and (one[100:] >= 0).sum() >= drawn - 1 - (one[:100] > 0).sum()
+
+
+def test_the_inspected_candidates_are_those_of_training():
+    """The all-RoI loss and the pictures: with regions fewer, and none inside one but those on objects."""
+    cfg = read_zoo_config("COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml")
+    make_tiny(cfg)
+    cfg.merge_from_list(["MODEL.ROI_HEADS.NAME", "OHEMROIHeads", *ENABLED])
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    everything, nothing = (inspect_candidates(model, make_batch(cfg, regions=r)) for r in ((), (LEFT,)))
+    assert sum(map(len, nothing)) < sum(map(len, everything))
+    for candidates in nothing:
+        background = candidates[candidates.gt_classes == cfg.MODEL.ROI_HEADS.NUM_CLASSES]
+        assert not are_inside(background.proposal_boxes, boxes(LEFT), 0.7).any()
