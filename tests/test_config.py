@@ -85,6 +85,51 @@ def test_defaults_are_the_papers():
     )
 
 
+IGNORE = ("MODEL.IGNORE_REGIONS.ENABLED", True)
+RPN_CANNOT = "MODEL.PROPOSAL_GENERATOR.NAME is 'RPN', which cannot ignore regions; valid: OHEMRPN"
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (("MODEL.ROI_HEADS.NAME", "OHEMROIHeads"), RPN_CANNOT),
+        (("MODEL.META_ARCHITECTURE", "ProposalNetwork"), RPN_CANNOT),
+        (
+            ("MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"),
+            "NAME is 'Res5ROIHeads', which cannot ignore regions; valid: O",
+        ),
+        (
+            ("MODEL.META_ARCHITECTURE", "RetinaNet"),
+            "'RetinaNet', which cannot ignore regions; valid: OHEMRetinaNet",
+        ),
+    ],
+)
+def test_what_cannot_ignore_regions_is_refused(opts, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_config("", [*map(str, [*opts, *IGNORE]), "OUTPUT_DIR", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ("MODEL.META_ARCHITECTURE", "OHEMRetinaNet"),
+        ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"),
+        ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
+        ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads", "MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"),
+    ],
+)
+def test_what_can_ignore_regions_is_accepted(opts, tmp_path):
+    opts = [*opts, *IGNORE, "MODEL.OHEM.ENABLED", "None", "DATASETS.VOC_DIFFICULT", "ignore"]
+    load_config("", [*map(str, opts), "OUTPUT_DIR", str(tmp_path)])
+
+
+def test_difficult_objects_are_ignored_only_where_regions_are(tmp_path):
+    with pytest.raises(
+        ValueError, match="VOC_DIFFICULT is 'ignore' but MODEL.IGNORE_REGIONS.ENABLED is False"
+    ):
+        load_config("", ["DATASETS.VOC_DIFFICULT", "ignore", "OUTPUT_DIR", str(tmp_path)])
+
+
 def test_values_reach_the_options():
     options = OHEMOptions.from_config(
         cfg_with("MODEL.OHEM.NMS_THRESH", "0.5", "MODEL.OHEM.BUDGET", "batch", "MODEL.OHEM.ENABLED", "False")

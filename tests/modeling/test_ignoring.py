@@ -11,6 +11,8 @@ from detectron2.utils.events import EventStorage
 
 from ohem_d2 import IgnoreRegionsOptions
 from ohem_d2.modeling import inspect_candidates
+from ohem_d2.modeling.box_forward import box_forward
+from ohem_d2.modeling.candidates import label_candidates
 from ohem_d2.modeling.ignoring import are_inside, drop_ignored, find_ignored, ignore_anchors
 from ohem_d2.utils.regions import TargetsWithRegions
 
@@ -260,3 +262,43 @@ def test_the_inspected_candidates_are_those_of_training():
     for candidates in nothing:
         background = candidates[candidates.gt_classes == cfg.MODEL.ROI_HEADS.NUM_CLASSES]
         assert not are_inside(background.proposal_boxes, boxes(LEFT), 0.7).any()
+
+
+def cascade_on_a_region():
+    heads = build_heads(*FAMILIES["cascade"], *ENABLED)
+    features, proposals, targets = make_inputs()
+    return heads, features, proposals, with_regions(targets, (0.0, 0.0, 32.0, 64.0))
+
+
+def test_later_stages_of_a_cascade_train_on_no_box_that_was_moved_into_a_region(storage, monkeypatch):
+    heads, features, proposals, targets = cascade_on_a_region()
+    trained = []
+
+    def recording(losses):
+        return lambda predictions, rois: trained.append(rois) or losses(predictions, rois)
+
+    for predictor in heads.box_predictor:
+        monkeypatch.setattr(predictor, "losses", recording(predictor.losses))
+    heads(None, features, proposals, targets)
+    numbers = [sum(map(len, rois)) for rois in trained]
+    assert numbers[0] == 16 and numbers[2] < 16  # b = 8 in each of two images
+    for rois in trained:
+        for of_image in rois:
+            background = of_image[of_image.gt_classes == 3]
+            assert not are_inside(background.proposal_boxes, boxes((0, 0, 32, 64)), 0.7).any()
+
+
+def test_the_loss_of_a_candidate_counts_only_the_stages_in_which_it_is_not_ignored(storage):
+    heads, features, proposals, targets = cascade_on_a_region()
+    candidates = label_candidates(
+        heads, drop_ignored(proposals, targets, heads.proposal_matcher, ON), targets
+    )
+    with torch.no_grad():
+        stages = list(box_forward(heads.eval(), features, candidates, targets))
+    gone = torch.zeros(sum(map(len, candidates)), dtype=torch.bool)
+    for stage in stages[1:]:
+        inside = [are_inside(p.proposal_boxes, boxes((0, 0, 32, 64)), 0.7) for p in stage.proposals]
+        gone |= torch.cat(inside) & (torch.cat([p.gt_classes for p in stage.proposals]) == 3)
+        nonempty = torch.cat([p.proposal_boxes.nonempty() for p in stage.proposals])
+        assert torch.equal(stage.weights[nonempty] == 0, gone[nonempty])
+    assert 0 < gone.sum() < len(gone)
