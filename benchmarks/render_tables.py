@@ -6,7 +6,8 @@
 A table stands between ``<!-- table: FILE -->`` and ``<!-- end of table -->``; FILE, relative to the Markdown
 file, is what tools/compare.py wrote. ``<!-- table: FILE NAME -->`` is the table NAME that FILE describes for
 benchmarks/reproduce.py, with the figures of results.json beside it; ``<!-- table: FILE without COLUMN -->``
-leaves out a column that compares nothing. Rows that are compared but were tested with different settings are
+leaves out a column that compares nothing; ``<!-- table: FILE changes A:B C:D -->`` has the change of AP from
+arm A to B and from C to D, paired by seed. Rows that are compared but were tested with different settings are
 refused.
 """
 
@@ -18,10 +19,11 @@ from pathlib import Path
 
 from paper_tables import load_results, load_tables, render_rows
 
-from ohem_d2.comparison import render_table
+from ohem_d2.comparison import render_changes, render_table
 
 _TABLE = re.compile(
-    r"(<!-- table: (\S+)(?: without ([^>]+)| (\S+))? -->\n).*?(<!-- end of table -->)", re.DOTALL
+    r"(<!-- table: (\S+)(?: without ([^>]+)| changes ([^>]+)| (\S+))? -->\n).*?(<!-- end of table -->)",
+    re.DOTALL,
 )
 
 
@@ -49,13 +51,15 @@ def render_file(file: Path) -> str:
     """The text of a Markdown file with its tables rendered anew."""
 
     def table(match: "re.Match[str]") -> str:
-        marker, source, left_out, name, end = match.groups()
-        return f"{marker}{_render(file.parent / source, name, left_out)}\n{end}"
+        marker, source, left_out, pairs, name, end = match.groups()
+        return f"{marker}{_render(file.parent / source, name, left_out, pairs)}\n{end}"
 
     return _TABLE.sub(table, file.read_text())
 
 
-def _render(source: Path, name: str | None, left_out: str | None) -> str:
+def _render(source: Path, name: str | None, left_out: str | None, pairs: str | None) -> str:
+    if pairs is not None:
+        return render_changes(json.loads(source.read_text()), [pair.split(":") for pair in pairs.split()])
     if name is None:
         return render_table(json.loads(source.read_text()), left_out=[left_out] if left_out else [])
     return render_rows(load_tables(source), name, load_results(source.with_name("results.json")))

@@ -4,7 +4,8 @@
     python datasets/prepare_demo.py --output datasets/demo
 
 It writes JPEGImages, Annotations, ImageSets/Main/{train,test}.txt, proposals/{train,test}.safetensors, and
-catalog.yaml, which registers the splits as demo_train and demo_test. The same parameters give the same data.
+catalog.yaml, which registers the splits as demo_train and demo_test, or crowds_train and crowds_test with
+--crowds. The same parameters give the same data.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import numpy as np
 import yaml
 
 from ohem_d2.data import load_voc
-from ohem_d2.data.demo import CLASS_NAMES, DRAWING_VERSION, IMAGE_SIZE, DemoObject, draw_demo_image
+from ohem_d2.data.demo import CLASS_NAMES, CROWD, DRAWING_VERSION, IMAGE_SIZE, DemoObject, draw_demo_image
 from ohem_d2.proposals import summarize_proposals, write_proposals
 from ohem_d2.proposals.selective_search import generate_selective_search
 from ohem_d2.utils.locks import hold_lock
@@ -38,16 +39,26 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the drawing; default: 0")
     parser.add_argument("--train", type=int, default=240, help="number of training images; default: 240")
     parser.add_argument("--test", type=int, default=80, help="number of test images; default: 80")
+    parser.add_argument("--crowds", type=float, default=0.0,
+                        help="share of training images with a crowd, whose objects are not annotated singly "
+                        "but as one ignore region; default: 0")  # fmt: skip
     parser.add_argument("--workers", type=int, help="processes of the search; default: one per core")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set of other parameters")
     return parser
 
 
 def prepare_demo(
-    output: Path, seed: int, num_images: dict[str, int], workers: int | None, overwrite: bool
+    output: Path,
+    seed: int,
+    num_images: dict[str, int],
+    workers: int | None,
+    overwrite: bool,
+    crowds: float = 0.0,
 ) -> None:
     """Make the data set beside `output` and move it there when it is complete, unless it is there already."""
     parameters = {"seed": seed, **num_images, "drawing": DRAWING_VERSION}
+    if crowds:
+        parameters["crowds"] = crowds
     if is_ready(output, parameters, overwrite):
         print(f"{output} is ready: nothing to do")
         return
@@ -56,9 +67,9 @@ def prepare_demo(
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main", "proposals"):
         (partial / folder).mkdir(parents=True)
     for split, count in num_images.items():
-        draw_split(partial, split, count, seed)
+        draw_split(partial, split, count, seed, crowds if split == "train" else 0.0)
     search_splits(partial, list(num_images), workers)
-    write_catalog(partial / "catalog.yaml", list(num_images))
+    write_catalog(partial / "catalog.yaml", list(num_images), [CROWD] if crowds else [])
     (partial / STAMP).write_text(json.dumps(parameters) + "\n")
     if output.exists():
         shutil.rmtree(output)
@@ -66,7 +77,7 @@ def prepare_demo(
     print(f"written to {output}; its catalogue is {output / 'catalog.yaml'}")
 
 
-def is_ready(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
+def is_ready(output: Path, parameters: dict[str, float], overwrite: bool) -> bool:
     """Whether `output` is the data set of these parameters.
 
     Raises:
@@ -82,11 +93,12 @@ def is_ready(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
     return found == parameters
 
 
-def draw_split(root: Path, split: str, count: int, seed: int) -> None:
-    """Draw the images of a split; an image depends on the seed, its split and its number alone."""
+def draw_split(root: Path, split: str, count: int, seed: int, crowds: float) -> None:
+    """Draw the images of a split; one without a crowd depends on the seed, its split and its number alone."""
     image_ids = [f"{split}_{number:05d}" for number in range(1, count + 1)]
     for number, image_id in enumerate(image_ids, start=1):
-        image = draw_demo_image(np.random.default_rng([seed, number, *split.encode()]))
+        has_crowd = int(number * crowds) > int((number - 1) * crowds)  # evenly spread
+        image = draw_demo_image(np.random.default_rng([seed, number, *split.encode()]), has_crowd)
         file_name = f"{image_id}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
         if not cv2.imwrite(str(root / "JPEGImages" / file_name), image.pixels, quality):
@@ -118,7 +130,7 @@ def add_numbers(parent: ET.Element, **numbers: int) -> None:
 
 def search_splits(root: Path, splits: list[str], workers: int | None) -> None:
     """Compute and write the proposals of each split."""
-    records = {split: load_voc(root, split, CLASS_NAMES) for split in splits}
+    records = {split: load_voc(root, split, CLASS_NAMES, [CROWD]) for split in splits}
     proposals = generate_selective_search([record for split in splits for record in records[split]], workers)
     for split in splits:
         of_split = {record["image_id"]: proposals[record["image_id"]] for record in records[split]}
@@ -126,7 +138,8 @@ def search_splits(root: Path, splits: list[str], workers: int | None) -> None:
         print(f"{split}: {summarize_proposals(records[split], of_split)}")
 
 
-def write_catalog(path: Path, splits: list[str]) -> None:
+def write_catalog(path: Path, splits: list[str], ignore: list[str]) -> None:
+    name = "crowds" if ignore else "demo"
     entry = {
         "format": "voc",
         "root": ".",
@@ -134,8 +147,9 @@ def write_catalog(path: Path, splits: list[str]) -> None:
         "classes": list(CLASS_NAMES),
         "year": 2012,
         "proposals": "./proposals/{split}.safetensors",
+        **({"ignore": ignore} if ignore else {}),
     }
-    path.write_text(yaml.safe_dump({"demo": entry}, sort_keys=False))
+    path.write_text(yaml.safe_dump({name: entry}, sort_keys=False))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -143,11 +157,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.seed < 0 or min(args.train, args.test) < 1:
         parser.error("--train and --test must be at least 1, --seed at least 0")
+    if not 0 <= args.crowds <= 1:
+        parser.error("--crowds must be in [0, 1]")
     num_images = {"train": args.train, "test": args.test}
     output = Path(os.path.abspath(args.output))
     try:
         with hold_lock(output.with_name(output.name + ".lock"), str(output)):
-            prepare_demo(output, args.seed, num_images, args.workers, args.overwrite)
+            prepare_demo(output, args.seed, num_images, args.workers, args.overwrite, args.crowds)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from .utils.third_party import quiet_imports
 from .version import __version__
 
 __all__ = [
+    "IgnoreRegionsOptions",
     "OHEMCascadeROIHeads",
     "OHEMMixin",
     "OHEMOptions",
@@ -39,7 +40,13 @@ except ImportError as error:
 
 else:
     with quiet_imports():
-        from .config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config
+        from .config import (
+            IgnoreRegionsOptions,
+            OHEMOptions,
+            OHEMRetinaNetOptions,
+            OHEMRPNOptions,
+            add_ohem_config,
+        )
         from .data.builtin import register_builtin
         from .modeling import (
             OHEMRPN,

@@ -15,6 +15,7 @@ from .utils.options import Options
 BUDGETS = ("image", "batch")
 RANKINGS = ("cls+box", "cls", "box")
 READONLY_DTYPES = ("auto", "float32", "float16", "bfloat16")
+VOC_DIFFICULT = ("keep", "drop", "ignore")
 
 
 class _MiningOptions(Options):
@@ -113,6 +114,22 @@ class OHEMRetinaNetOptions(AnchorOHEMOptions):
 
 
 @dataclass(frozen=True)
+class IgnoreRegionsOptions(Options):
+    """Regions that are neither object nor background, such as COCO's crowds."""
+
+    section: ClassVar[str] = "MODEL.IGNORE_REGIONS"
+
+    # Whether RoIs and anchors that lie inside an ignore region and match no object are left out of training,
+    # mined or not; an error for heads, proposal networks and detectors that cannot mine.
+    enabled: bool = False
+    # The share of its area in [0, 1] above which a box lies inside a region: the largest over single regions.
+    thresh: float = 0.7
+
+    def __post_init__(self) -> None:
+        self.require_fraction("thresh")
+
+
+@dataclass(frozen=True)
 class TorchvisionOptions(Options):
     """Backbones of torchvision: `TorchvisionBackbone` and `build_torchvision_fpn_backbone`.
 
@@ -151,13 +168,13 @@ class DatasetOptions(Options):
     # Training images that are missing from the proposal file. "error": stop and name some of them.
     # "ground_truth": train on their annotated boxes only. In testing it is always an error.
     proposals_missing: str = "error"
-    # Objects marked as difficult in training sets of VOC layout: "keep" (Detectron2) or "drop" (the authors).
-    # Evaluation is not affected.
+    # Objects marked as difficult in training sets of VOC layout: "keep" (Detectron2), "drop" (the authors) or
+    # "ignore" (they become ignore regions). Evaluation is not affected.
     voc_difficult: str = "keep"
 
     def __post_init__(self) -> None:
         self.require_one_of("proposals_missing", ("error", "ground_truth"))
-        self.require_one_of("voc_difficult", ("keep", "drop"))
+        self.require_one_of("voc_difficult", VOC_DIFFICULT)
 
 
 @dataclass(frozen=True)
@@ -271,6 +288,7 @@ SECTIONS: tuple[type[Options], ...] = (
     OHEMOptions,
     OHEMRPNOptions,
     OHEMRetinaNetOptions,
+    IgnoreRegionsOptions,
     TorchvisionOptions,
     DatasetOptions,
     SolverOptions,

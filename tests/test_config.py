@@ -54,10 +54,11 @@ def test_check_values_finds_a_wrong_value_of_any_section():
         "MODEL.OHEM.BUDGET": ("images", "one of 'image', 'batch'"),
         "MODEL.OHEM.RPN.NMS_THRESH": (2.0, "a number in"),
         "MODEL.OHEM.RETINANET.PRE_NMS_TOPK": (1, "an integer >= BATCH_SIZE_PER_IMAGE"),
+        "MODEL.IGNORE_REGIONS.THRESH": (1.5, "a number in [0, 1]"),
         "MODEL.TORCHVISION.NORM": ("GN", "one of 'BN', 'FrozenBN'"),
         "MODEL.TORCHVISION.STRIDES": ((4,), "one stride for each of LAYERS"),
         "DATASETS.PROPOSALS_MISSING": ("skip", "one of 'error', 'ground_truth'"),
-        "DATASETS.VOC_DIFFICULT": ("skip", "one of 'keep', 'drop'"),
+        "DATASETS.VOC_DIFFICULT": ("skip", "one of 'keep', 'drop', 'ignore'"),
         "SOLVER.ACCUMULATE": (0, "an integer >= 1"),
         "TEST.EVALUATORS": (("voc10",), "any of 'voc07', 'voc12', 'coco'"),
         "TEST.ROI_LOSS.PERIOD": (-1, "an integer >= 0"),
@@ -82,6 +83,51 @@ def test_defaults_are_the_papers():
         "image",
         "cls+box",
     )
+
+
+IGNORE = ("MODEL.IGNORE_REGIONS.ENABLED", True)
+RPN_CANNOT = "MODEL.PROPOSAL_GENERATOR.NAME is 'RPN', which cannot ignore regions; valid: OHEMRPN"
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (("MODEL.ROI_HEADS.NAME", "OHEMROIHeads"), RPN_CANNOT),
+        (("MODEL.META_ARCHITECTURE", "ProposalNetwork"), RPN_CANNOT),
+        (
+            ("MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"),
+            "NAME is 'Res5ROIHeads', which cannot ignore regions; valid: O",
+        ),
+        (
+            ("MODEL.META_ARCHITECTURE", "RetinaNet"),
+            "'RetinaNet', which cannot ignore regions; valid: OHEMRetinaNet",
+        ),
+    ],
+)
+def test_what_cannot_ignore_regions_is_refused(opts, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_config("", [*map(str, [*opts, *IGNORE]), "OUTPUT_DIR", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ("MODEL.META_ARCHITECTURE", "OHEMRetinaNet"),
+        ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"),
+        ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
+        ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads", "MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"),
+    ],
+)
+def test_what_can_ignore_regions_is_accepted(opts, tmp_path):
+    opts = [*opts, *IGNORE, "MODEL.OHEM.ENABLED", "None", "DATASETS.VOC_DIFFICULT", "ignore"]
+    load_config("", [*map(str, opts), "OUTPUT_DIR", str(tmp_path)])
+
+
+def test_difficult_objects_are_ignored_only_where_regions_are(tmp_path):
+    with pytest.raises(
+        ValueError, match="VOC_DIFFICULT is 'ignore' but MODEL.IGNORE_REGIONS.ENABLED is False"
+    ):
+        load_config("", ["DATASETS.VOC_DIFFICULT", "ignore", "OUTPUT_DIR", str(tmp_path)])
 
 
 def test_values_reach_the_options():

@@ -24,6 +24,8 @@ PARTS = [f for f in FILES if PART.match(str(f.relative_to(CONFIGS)))]
 NAMES = [str(f.relative_to(CONFIGS).with_suffix("")) for f in FILES if f not in PARTS]
 
 HEADS = "MODEL.ROI_HEADS."
+PLAIN = {HEADS + "NAME": "OHEMROIHeads", "MODEL.OHEM.ENABLED": False}
+IGNORE = {"MODEL.IGNORE_REGIONS.ENABLED": True}
 AUTHORS = {
     "MODEL.OHEM.NMS_PER_CLASS": True,
     "MODEL.OHEM.BUDGET": "batch",
@@ -34,9 +36,9 @@ AUTHORS = {
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False,
 }
 ARMS = {
-    "bg0": {},
-    "bg0.1": {HEADS + "IOU_THRESHOLDS": [0.1, 0.5], HEADS + "IOU_LABELS": [-1, 0, 1]},
-    "b2048": {HEADS + "BATCH_SIZE_PER_IMAGE": 1024},
+    "bg0": PLAIN,
+    "bg0.1": {**PLAIN, HEADS + "IOU_THRESHOLDS": [0.1, 0.5], HEADS + "IOU_LABELS": [-1, 0, 1]},
+    "b2048": {**PLAIN, HEADS + "BATCH_SIZE_PER_IMAGE": 1024},
     "ohem": {HEADS + "NAME": "OHEMROIHeads"},
     "ohem_naive": {HEADS + "NAME": "OHEMROIHeads", "MODEL.OHEM.NAIVE": True},
     "ohem_authors": {HEADS + "NAME": "OHEMROIHeads", **AUTHORS},
@@ -66,6 +68,8 @@ def published(net, data, arm, n1, multi_scale):
     if data != "2014":
         keys.update({HEADS + "NUM_CLASSES": 20, "TEST.DETECTIONS_PER_IMAGE": 2000})
         keys["TEST.ROI_LOSS.PERIOD"] = 4000
+    else:
+        keys.update(IGNORE)
     if schedule:
         keys["SOLVER.STEPS"], keys["SOLVER.MAX_ITER"] = schedule
     if arm == "b2048":
@@ -77,7 +81,8 @@ def published(net, data, arm, n1, multi_scale):
 
 
 def small(folder, arm):
-    return f"{folder}/Base-{folder}", ARMS[{"heuristic": "bg0.1"}.get(arm, arm)]
+    arm, ignores, _ = arm.partition("_ignore")
+    return f"{folder}/Base-{folder}", ARMS[{"heuristic": "bg0.1"}.get(arm, arm)] | (IGNORE if ignores else {})
 
 
 def of_zoo(name):
@@ -106,7 +111,7 @@ def without_masks(net):
 KINDS = {
     rf"\S+-Detection/fast_rcnn_(VGG16|VGG_CNN_M_1024)_([\d+]+)_({'|'.join(ARMS)})(_n1)?(_M)?": published,
     r"(BCCD)/fast_rcnn_(\w+)": small,
-    r"(demo)/(\w+)": small,
+    r"(demo|crowds)/(\w+)": small,
     r"(COCO-Detection/faster\w+)_ohem_rpn": mined_rpn,
     r"(COCO-Detection/retina\w+)_ohem": mined_retinanet,
     r"([\w-]+/\w+)_ohem": mined_heads,
@@ -143,7 +148,7 @@ def test_every_arm_has_the_flags_of_its_test_in_common():
         cfg, data = read(name), name.split("_ohem")[0]
         if match := re.match(r"\S+/fast_rcnn_\S+?_([\d+]+)_", name):
             data = "VGG", match.group(1), name.endswith("_M")
-        elif name.startswith(("BCCD", "demo")):
+        elif name.startswith(("BCCD", "demo", "crowds")):
             data = name.split("/")[0]
         heads = cfg.MODEL.ROI_HEADS
         flags = [heads.SCORE_THRESH_TEST, heads.NMS_THRESH_TEST, cfg.INPUT.MIN_SIZE_TEST]
@@ -218,8 +223,9 @@ def test_a_config_trains_a_step_and_infers(storage, monkeypatch, tmp_path, name)
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values()), losses
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-    mined = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.PROPOSAL_GENERATOR.NAME, cfg.MODEL.META_ARCHITECTURE
-    assert ("OHEM" in "".join(mined)) == any(key.startswith("ohem/") for key in get_event_storage().latest())
+    names = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.PROPOSAL_GENERATOR.NAME, cfg.MODEL.META_ARCHITECTURE
+    is_mining = "OHEM" in "".join(names) and cfg.MODEL.OHEM.ENABLED is not False
+    assert is_mining == any(key.startswith("ohem/") for key in get_event_storage().latest())
 
     with torch.no_grad():
         tested = build_test_model(cfg, model.eval())

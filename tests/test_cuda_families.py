@@ -20,11 +20,12 @@ from ohem_d2.evaluation import build_test_model
 
 from .evaluation.models import AUG, SOFT, VOTING, fields_of, inputs_of, model_of, record_of
 from .evaluation.models import cfg_of as cfg_of_test
-from .zoo import make_batch, make_tiny, read_zoo_config
+from .zoo import LEFT, make_batch, make_tiny, read_zoo_config
 
 pytestmark = pytest.mark.cuda
 
 HEADS = "MODEL.ROI_HEADS.NAME"
+ENABLED = ("MODEL.IGNORE_REGIONS.ENABLED", True)
 FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
 # Family -> config of the zoo, what makes it mined, and the most synchronisations that mining adds to an
 # iteration of two images, which are those on Detectron2 0.6. RoI heads lose those of the parent's sampler.
@@ -116,6 +117,28 @@ def test_mining_adds_so_many_synchronisations_and_no_more(family, cuda_device):
             model(batch)
         syncs[mined] = count[0]
     assert syncs[False] > 0 and syncs[True] - syncs[False] <= FAMILIES[family][2]
+
+
+# Family -> the synchronisations that ignoring adds to an iteration of two images that have regions: their
+# copies, which a pretended device counts three times, and one for each filter of RoIs, of which a cascade has
+# three. Anchors are labelled. Boxes of a stage of a cascade are counted as copied, too.
+IGNORING = {"fast": 7, "c4": 7, "cascade": 13, "rpn": 6, "retinanet": 6}
+
+
+@pytest.mark.parametrize("is_mining", [True, False], ids=["mined", "plain"])
+@pytest.mark.parametrize("family", IGNORING)
+def test_ignoring_adds_no_synchronisation_without_regions(family, is_mining, cuda_device):
+    syncs = []
+    for opts, regions in (((), ()), (ENABLED, ()), (ENABLED, (LEFT,))):
+        torch.manual_seed(0)
+        cfg = cfg_of(family)
+        section = {"rpn": ".RPN", "retinanet": ".RETINANET"}.get(family, "")
+        cfg.merge_from_list([f"MODEL.OHEM{section}.ENABLED", is_mining, *opts])
+        model, batch = build_model(cfg), make_batch(cfg, regions=regions)
+        with EventStorage(), counted_syncs(cuda_device) as count:
+            model(batch)
+        syncs.append(count[0])
+    assert syncs[1] == syncs[0] and syncs[2] - syncs[0] <= IGNORING[family]
 
 
 @pytest.mark.parametrize("kind", ["simple", "amp", "accumulating", "accumulating amp"])

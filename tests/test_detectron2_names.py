@@ -44,6 +44,7 @@ TABLE = {
     "_sample_proposals": ("detectron2.modeling.roi_heads:ROIHeads", [BOX_FORWARD]),
     "_run_stage": ("detectron2.modeling.roi_heads:CascadeROIHeads", [BOX_FORWARD]),
     "_shared_roi_transform": ("detectron2.modeling.roi_heads:Res5ROIHeads", [BOX_FORWARD]),
+    "_transform_annotations": ("detectron2.data:DatasetMapper", ["data/regions.py"]),
     "_subsample_labels": ("detectron2.modeling.proposal_generator:RPN", ["modeling/rpn.py"]),
     "_Unpickler": ("pickle", ["utils/pickles.py", "utils/weights_files.py"]),
     "_train_loader_from_config": ("detectron2.data.build", ["data/loaders.py"]),

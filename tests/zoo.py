@@ -1,5 +1,6 @@
 """The R-CNN configs of the installed Detectron2's model zoo, made tiny, and inputs that fit them."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 
 from ohem_d2 import add_ohem_config
+from ohem_d2.utils.regions import TargetsWithRegions
 
 FOLDER = Path(model_zoo.__file__).parent / "configs"
 MINED = {
@@ -42,6 +44,7 @@ TINY = {
     "TEST.AUG.MIN_SIZES": (64, 96),
 }
 HEIGHT, WIDTH = 64, 96
+LEFT = (0, 0, WIDTH / 2, HEIGHT)  # an ignore region
 
 
 @cache
@@ -87,9 +90,18 @@ def needs_compiled_op(cfg: CfgNode) -> bool:
     return any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE)
 
 
-def make_batch(cfg: CfgNode, num_images: int = 2) -> list[dict[str, Any]]:
-    """Training inputs with all targets that a model of `cfg` asks for: three objects in each image."""
-    return [_make_input(cfg, torch.Generator().manual_seed(i)) for i in range(num_images)]
+def make_batch(cfg: CfgNode, num_images: int = 2, regions: Sequence = (LEFT,)) -> list[dict[str, Any]]:
+    """Training inputs with all targets that a model of `cfg` asks for: three objects in each image.
+
+    With ``MODEL.IGNORE_REGIONS.ENABLED`` each image has `regions`.
+    """
+    batch = [_make_input(cfg, torch.Generator().manual_seed(i)) for i in range(num_images)]
+    if cfg.MODEL.get("IGNORE_REGIONS", {}).get("ENABLED"):
+        for record in batch:
+            fields = record["instances"].get_fields()
+            boxes = Boxes(torch.tensor(regions, dtype=torch.float32).reshape(-1, 4))
+            record["instances"] = TargetsWithRegions((HEIGHT, WIDTH), boxes, **fields)
+    return batch
 
 
 def _make_input(cfg: CfgNode, g: torch.Generator) -> dict[str, Any]:

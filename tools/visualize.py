@@ -4,7 +4,7 @@
     python tools/visualize.py --config-file FILE --dataset NAME --output FILE.png MODEL.WEIGHTS FILE.pth
 
 The mined RoIs are those that the weights make hard, as the config mines them; their images are not trained on
-here. Small images are enlarged.
+here. Ignore regions are drawn in black, where MODEL.IGNORE_REGIONS.ENABLED. Small images are enlarged.
 """
 
 import argparse
@@ -27,7 +27,9 @@ from ohem_d2.engine import load_config
 from ohem_d2.modeling import inspect_candidates
 from ohem_d2.modeling.candidates import mine_candidates
 from ohem_d2.utils.checkpoint import CheckedCheckpointer
+from ohem_d2.utils.regions import TargetsWithRegions
 from ohem_d2.visualization import class_colours, draw_boxes, tile
+from ohem_d2.visualization.pictures import BLACK
 
 TITLES = ("ground truth", "mined RoIs", "detections")
 MIN_WIDTH = 400  # of an image in the picture, in pixels: its title has to fit above it
@@ -70,6 +72,9 @@ def _row(cfg, model, x: dict, names, score_thresh: float):
     found = model([x])[0]["instances"].to("cpu")
     found = found[found.scores >= score_thresh]
     texts = [f"{names[c]} {s:.2f}" for c, s in zip(found.pred_classes.tolist(), found.scores.tolist())]
+    if isinstance(truth, TargetsWithRegions):
+        regions = truth.ignore_regions.tensor * to_image
+        image = draw_boxes(image, regions, [BLACK] * len(regions), ["ignored"] * len(regions))
     drawn = (
         (truth.gt_boxes.tensor * to_image, truth.gt_classes, None, 2),
         (hard.proposal_boxes.tensor * to_image, hard.gt_classes, None, 1),

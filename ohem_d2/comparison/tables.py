@@ -48,16 +48,44 @@ def render_table(runs: Sequence[dict[str, Any]], left_out: Sequence[str] = ()) -
     return "\n".join([*lines, "", _LEGEND, "", describe_environment(runs[0]["environment"])])
 
 
+def render_changes(runs: Sequence[dict[str, Any]], pairs: Sequence[tuple[str, str]]) -> str:
+    """One row per pair of arms: by how much the second has more AP, paired by seed, with its 95% interval.
+
+    Args:
+        runs: of ``results.json``.
+        pairs: names of arms.
+
+    Raises:
+        ValueError: no such arm, two arms of different seeds, or of different test settings.
+        ImportError: several seeds, and no scipy.
+    """
+    check_equal_tests((run["arm"], run["test_settings"]) for run in runs)
+    by_arm: dict[str, dict[int, dict[str, Any]]] = {}
+    for run in runs:
+        by_arm.setdefault(run["arm"], {})[run["seed"]] = run["figures"]
+    columns = {name: key for name, (key, _) in COLUMNS.items() if key.startswith("bbox/")}
+    lines = ["| change | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for pair in pairs:
+        if unknown := [arm for arm in pair if arm not in by_arm]:
+            raise ValueError(f"there is no arm {unknown[0]!r}; valid: {', '.join(by_arm)}")
+        before, after = (by_arm[arm] for arm in pair)
+        if before.keys() != after.keys():
+            raise ValueError(f"no pairs: {pair[0]} has seeds {sorted(before)}, {pair[1]} {sorted(after)}")
+        cells = [_cell([after[s][key] - before[s][key] for s in before], 1, "+") for key in columns.values()]
+        lines.append(f"| {pair[0]} -> {pair[1]} | {len(before)} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "Mean change ± 95% interval of the mean over seeds (Student's t, paired)."])
+
+
 def describe_environment(environment: dict[str, str]) -> str:
     """A sentence with the hardware and the versions of a run, in lines of at most 120 columns."""
     parts = ", ".join(f"{name} {value}" for name, value in environment.items())
     return textwrap.fill(f"Hardware and versions: {parts}.", 120, break_on_hyphens=False)
 
 
-def _cell(values: Sequence[Any], decimals: int) -> str:
+def _cell(values: Sequence[Any], decimals: int, sign: str = "") -> str:
     if any(value is None for value in values):
         return ""
-    mean = f"{statistics.mean(values):.{decimals}f}"
+    mean = f"{statistics.mean(values):{sign}.{decimals}f}"
     if len(values) == 1:
         return mean
     check_scipy()

@@ -6,12 +6,14 @@
 from ..proposals import Proposals, read_proposals, write_proposals
 from .catalog import register_catalog
 from .loaders import ProposalDatasetMapper, build_labelled_loader, build_test_loader, build_train_loader
+from .regions import RegionDatasetMapper
 from .resumable import ResumableLoader
 from .voc import load_voc
 
 __all__ = [
     "ProposalDatasetMapper",
     "Proposals",
+    "RegionDatasetMapper",
     "ResumableLoader",
     "build_labelled_loader",
     "build_test_loader",

@@ -12,6 +12,8 @@ A catalogue maps names to entries::
       annotations: annotations/instances_{split}.json   # coco, required; relative to root
       images: images/{split}                            # coco, optional; relative to root, default root
       proposals: proposals/bccd_{split}.safetensors     # optional; need not exist yet
+      ignore: [crowd, occluded]      # optional: what marks an object as ignore region. A key of its
+                                     # annotation that is 1 (a tag in XML); voc: also the name of a class
 
 Environment variables in paths are expanded. A ``root`` that begins with "." ("./x", "..", ".") is relative
 to the catalogue's folder. Any other relative one is looked up under ``$DETECTRON2_DATASETS`` (default
@@ -48,10 +50,11 @@ class VOCDataset:
     classes: tuple[str, ...]
     year: int
     proposal_file: str | None
+    ignore: tuple[str, ...]
 
     def __call__(self) -> list[dict[str, Any]]:
         _require_root(self.name, self.root)
-        return load_voc(self.root, self.split, self.classes)
+        return load_voc(self.root, self.split, self.classes, self.ignore)
 
     def metadata(self) -> dict[str, Any]:
         return {
@@ -60,6 +63,7 @@ class VOCDataset:
             "split": self.split,
             "year": self.year,
             "evaluator_type": "pascal_voc",
+            "ignore": self.ignore,
         }
 
 
@@ -73,10 +77,11 @@ class COCODataset:
     image_root: str
     classes: tuple[str, ...]
     proposal_file: str | None
+    ignore: tuple[str, ...]
 
     def __call__(self) -> list[dict[str, Any]]:
         _require_root(self.name, self.root)
-        return load_coco(self.json_file, self.image_root, self.name, self.classes)
+        return load_coco(self.json_file, self.image_root, self.name, self.classes, self.ignore)
 
     def metadata(self) -> dict[str, Any]:
         return {"json_file": self.json_file, "image_root": self.image_root, "evaluator_type": "coco"}
@@ -161,7 +166,10 @@ class _Entry:
         "voc": ("format", "root", "splits", "classes"),
         "coco": ("format", "root", "splits", "annotations"),
     }
-    OPTIONAL = {"voc": ("year", "proposals"), "coco": ("classes", "images", "proposals")}
+    OPTIONAL = {
+        "voc": ("year", "proposals", "ignore"),
+        "coco": ("classes", "images", "proposals", "ignore"),
+    }
 
     def __init__(self, path: Path, name: Any, values: Any) -> None:
         self.path, self.name, self.values = path, name, values
@@ -195,12 +203,15 @@ class _Entry:
         year = self.values.get("year", YEARS[-1])
         if year not in YEARS:
             raise self.error(f"year must be one of {YEARS} (which AP is computed), not {year!r}")
-        return VOCDataset(name, root, split, self.classes(), year, proposals)
+        both = [mark for mark in self.ignore() if mark in self.classes()]
+        if both:
+            raise self.error(f"{both[0]!r} is in classes and in ignore; an object is not both")
+        return VOCDataset(name, root, split, self.classes(), year, proposals, self.ignore())
 
     def coco(self, name: str, root: str, split: str, proposals: str | None) -> COCODataset:
         json_file = os.path.join(root, self.template("annotations", split))
         image_root = os.path.join(root, self.template("images", split)) if "images" in self.values else root
-        return COCODataset(name, root, json_file, image_root, self.classes(), proposals)
+        return COCODataset(name, root, json_file, image_root, self.classes(), proposals, self.ignore())
 
     def splits(self) -> dict[str, str]:
         """Suffix of the registered name -> name of the split."""
@@ -217,6 +228,12 @@ class _Entry:
         if not _are_names(classes) or len(set(classes)) < len(classes):
             raise self.error(f"classes must be a list of distinct strings (quote yes and 1), not {classes!r}")
         return tuple(classes)
+
+    def ignore(self) -> tuple[str, ...]:
+        marks = self.values.get("ignore", [])
+        if marks and not _are_names(marks):
+            raise self.error(f"ignore must be a list of names, not {marks!r}")
+        return tuple(marks or ())
 
     def root(self) -> tuple[Path, Path]:
         """The folder of the data set, and the folder that ``proposals`` is relative to."""

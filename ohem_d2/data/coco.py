@@ -1,7 +1,10 @@
 """Data sets in COCO layout: Detectron2's loader with clear errors."""
 
+import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ __all__ = ["load_coco"]
 
 
 def load_coco(
-    json_file: str, image_root: str, name: str, classes: Sequence[str] = ()
+    json_file: str, image_root: str, name: str, classes: Sequence[str] = (), ignore: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Load a COCO instances file as Detectron2 dataset dicts.
 
@@ -26,6 +29,8 @@ def load_coco(
         image_root: folder that its ``file_name`` entries are relative to.
         name: registered name of the data set.
         classes: if given, the class names that the file must have, in the order of its category ids.
+        ignore: keys of an annotation that make it an ignore region where they are 1, besides ``iscrowd`` and
+            ``ignore``; such annotations get ``iscrowd`` 1.
 
     Raises:
         FileNotFoundError: the JSON, or images that it lists, do not exist.
@@ -34,14 +39,42 @@ def load_coco(
     if not os.path.isfile(json_file):
         raise FileNotFoundError(f"data set {name!r}: annotation file {json_file} does not exist")
     try:
-        dicts = load_coco_json(json_file, image_root, name)
+        with _with_ignore_as_crowd(json_file) as file:
+            dicts = load_coco_json(file, image_root, name, extra_annotation_keys=list(ignore))
     except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{json_file}: not a COCO instances file: {error!r}") from error
     found = list(MetadataCatalog.get(name).thing_classes)
     if classes and list(classes) != found:
         raise ValueError(f"data set {name!r} lists classes {list(classes)} but {json_file} holds {found}")
+    _mark_crowds(dicts, ignore)
     _require_images(dicts, image_root)
     return dicts
+
+
+@contextmanager
+def _with_ignore_as_crowd(json_file: str) -> Iterator[str]:
+    """A file in which annotations with ``ignore``, which Detectron2 refuses, have ``iscrowd`` instead."""
+    with open(json_file, encoding="utf-8") as file:
+        text = file.read()
+    if '"ignore"' not in text:
+        yield json_file
+        return
+    content = json.loads(text)
+    for annotation in content.get("annotations", ()):
+        if annotation.pop("ignore", 0):
+            annotation["iscrowd"] = 1
+    with tempfile.TemporaryDirectory(prefix="coco_") as folder:
+        # Under its own name, by which Detectron2 excuses repeated ids in minival.
+        converted = Path(folder) / Path(json_file).name
+        converted.write_text(json.dumps(content), encoding="utf-8")
+        yield str(converted)
+
+
+def _mark_crowds(dicts: list[dict[str, Any]], marks: Sequence[str]) -> None:
+    """Set ``iscrowd`` of annotations with one of `marks`, which are removed."""
+    for annotation in (annotation for record in dicts for annotation in record.get("annotations", ())):
+        if any([annotation.pop(mark, 0) for mark in marks]):
+            annotation["iscrowd"] = 1
 
 
 def _require_images(dicts: list[dict[str, Any]], image_root: str) -> None:

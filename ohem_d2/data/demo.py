@@ -11,13 +11,21 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-__all__ = ["CLASS_NAMES", "DRAWING_VERSION", "IMAGE_SIZE", "DemoImage", "DemoObject", "draw_demo_image"]
+__all__ = [
+    *("CLASS_NAMES", "CROWD", "DRAWING_VERSION", "IMAGE_SIZE"),
+    *("DemoImage", "DemoObject", "draw_demo_image"),
+]
 
 Shape = list[np.ndarray]
 
 DRAWING_VERSION = 1  # raise it when the same seed gives other images
 IMAGE_SIZE = (200, 160)  # width, height
+WHOLE = np.array([(0, 0), IMAGE_SIZE])  # corners of an image
 SIZE_RANGE = (24, 90)  # longest side of an object's box before rotation, pixels
+CROWD = "crowd"  # category of a crowd, which is not a class
+CROWD_AREA = (110, 90)  # width, height
+CROWD_SIZE_RANGE = (24, 34)  # as SIZE_RANGE, of the objects of a crowd
+CROWD_NUMBER = (8, 14)  # least number of objects that are tried to place, and the first that is too large
 MAX_OVERLAP = 0.25  # of two shapes, as a share of the smaller one
 MIN_CONTRAST = 40  # distance in Lab between the mean colours of a shape and of what it covers
 SUPERSAMPLING = 4
@@ -26,7 +34,7 @@ MAX_TRIES = 20  # to place one shape
 
 @dataclass(frozen=True)
 class DemoObject:
-    """A drawn object: its class and the tight XYXY_ABS box of its visible pixels, x2 and y2 exclusive."""
+    """A drawn object or crowd: its class and tight XYXY_ABS box of visible pixels, x2 and y2 exclusive."""
 
     category: str
     box: tuple[int, int, int, int]
@@ -34,7 +42,7 @@ class DemoObject:
 
 @dataclass(frozen=True)
 class DemoImage:
-    """A drawn image and its objects, which do not include the distractors."""
+    """A drawn image and its objects, which include neither the distractors nor the single ones of a crowd."""
 
     pixels: np.ndarray  # (H, W, 3) uint8 BGR
     objects: list[DemoObject]
@@ -216,15 +224,18 @@ def background(rng: np.random.Generator) -> np.ndarray:
     return paint(texture, base, base + rng.uniform(30, 70) * rng.choice([-1, 1]))
 
 
-def random_mask(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """(H, W) float in [0, 1]: how much a shape of random place, size, angle and aspect covers each pixel."""
-    size = np.exp(rng.uniform(*np.log(SIZE_RANGE)))
+def random_mask(rng: np.random.Generator, shape: Shape, sizes=SIZE_RANGE, area=WHOLE) -> np.ndarray:
+    """(H, W) float in [0, 1]: how much a shape of random place, size, angle and aspect covers each pixel.
+
+    Its size is in the range `sizes`, its place in `area`, the upper left and the lower right corner.
+    """
+    size = np.exp(rng.uniform(*np.log(sizes)))
     turn = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     squeeze = np.diag([1.0, rng.uniform(0.85, 1.0)])
     outlines = [size / 2 * outline @ squeeze @ rotation for outline in shape]
     low, high = outlines[0].min(axis=0), outlines[0].max(axis=0)
-    shift = rng.uniform(2 - low, np.array(IMAGE_SIZE) - 2 - high)
+    shift = rng.uniform(area[0] + 2 - low, area[1] - 2 - high)
     return rasterize([outline + shift for outline in outlines])
 
 
@@ -238,10 +249,10 @@ def rasterize(outlines: Shape) -> np.ndarray:
     return cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def place(rng: np.random.Generator, shape: Shape, visible: Sequence[np.ndarray]) -> np.ndarray | None:
+def place(rng: np.random.Generator, shape: Shape, visible: Sequence[np.ndarray], *where) -> np.ndarray | None:
     """A mask for the shape that overlaps none of `visible` by more than `MAX_OVERLAP`; None if no try did."""
     for _ in range(MAX_TRIES):
-        mask = random_mask(rng, shape)
+        mask = random_mask(rng, shape, *where)
         if all(overlap(mask, below) <= MAX_OVERLAP for below in visible):
             return mask
     return None
@@ -281,20 +292,31 @@ def random_shapes(rng: np.random.Generator) -> list[tuple[str | None, Shape, int
     return [shapes[index] for index in rng.permutation(len(shapes))]
 
 
-def draw_demo_image(rng: np.random.Generator) -> DemoImage:
-    """Draw one image with at least one object."""
+def random_crowd(rng: np.random.Generator) -> tuple[list[tuple[str, Shape, int]], np.ndarray]:
+    """The objects of a crowd, all of one class, as from `random_shapes`; and the corners of its area."""
+    draw, _, hue = CLASSES[str(rng.choice(CLASS_NAMES))]
+    corner = rng.uniform(0, np.array(IMAGE_SIZE) - CROWD_AREA)
+    return [(CROWD, draw(), hue)] * int(rng.integers(*CROWD_NUMBER)), np.stack([corner, corner + CROWD_AREA])
+
+
+def draw_demo_image(rng: np.random.Generator, has_crowd: bool = False) -> DemoImage:
+    """Draw one image with at least one object; with `has_crowd` also many small ones that stand close."""
     canvas = background(rng)
     names: list[str | None] = []
     visible: list[np.ndarray] = []
-    for name, shape, hue in random_shapes(rng):
-        mask = place(rng, shape, visible)
+    crowd, area = random_crowd(rng) if has_crowd else ([], WHOLE)
+    for name, shape, hue in [*crowd, *random_shapes(rng)]:
+        mask = place(rng, shape, visible, *((CROWD_SIZE_RANGE, area) if name == CROWD else ()))
         if mask is None:
             continue
         canvas = blend(rng, canvas, mask, hue)
         visible = [below * (1 - mask) for below in visible] + [mask]
         names.append(name)
     canvas = cv2.GaussianBlur(canvas, (0, 0), 0.6) + rng.normal(0, 4, canvas.shape)
-    objects = [DemoObject(name, tight_box(mask)) for name, mask in zip(names, visible) if name]
-    if not objects:  # no object found a place among the distractors
-        return draw_demo_image(rng)
-    return DemoImage(np.round(canvas).clip(0, 255).astype(np.uint8), objects)
+    found = [DemoObject(name, tight_box(mask)) for name, mask in zip(names, visible) if name in CLASSES]
+    if not found:  # no object found a place among the distractors
+        return draw_demo_image(rng, has_crowd)
+    if has_crowd:
+        members = [mask for name, mask in zip(names, visible) if name == CROWD]
+        found.append(DemoObject(CROWD, tight_box(np.max(members, axis=0))))
+    return DemoImage(np.round(canvas).clip(0, 255).astype(np.uint8), found)

@@ -1,4 +1,4 @@
-"""Training without the objects that VOC marks as difficult, as the authors did."""
+"""Training with the objects that VOC marks as difficult dropped, as the authors did, or as ignore regions."""
 
 import logging
 from dataclasses import dataclass
@@ -14,51 +14,63 @@ __all__ = ["training_config", "without_difficult"]
 
 logger = logging.getLogger(__name__)
 
-_SUFFIX = "_without_difficult"
+_SUFFIX = {False: "_without_difficult", True: "_ignoring_difficult"}
 
 
 @dataclass(frozen=True)
-class _WithoutDifficult:
+class _DifficultApart:
     """Loads a VOC split from its files, since Detectron2's own loader does not keep the mark."""
 
     name: str
     root: str
     split: str
     classes: tuple[str, ...]
+    marks: tuple[str, ...]  # of ignore regions
+    ignore: bool  # the difficult objects too
 
     def __call__(self) -> list[dict[str, Any]]:
-        dicts, dropped = load_voc(self.root, self.split, self.classes), 0
+        dicts, number = load_voc(self.root, self.split, self.classes, self.marks), 0
         for record in dicts:
-            kept = [annotation for annotation in record["annotations"] if not annotation["difficult"]]
-            dropped += len(record["annotations"]) - len(kept)
-            record["annotations"] = kept
-        logger.info("%s: %d difficult objects dropped", self.name, dropped)
+            difficult = [a for a in record["annotations"] if a["difficult"] and not a.get("iscrowd", 0)]
+            number += len(difficult)
+            if self.ignore:
+                for annotation in difficult:
+                    annotation["iscrowd"] = 1
+            else:
+                record["annotations"] = [a for a in record["annotations"] if a not in difficult]
+        message = "%s: %d difficult objects " + ("are ignore regions" if self.ignore else "dropped")
+        logger.info(message, self.name, number)
         return dicts
 
 
 def training_config(cfg: CfgNode) -> CfgNode:
     """The config that training sets are loaded by.
 
-    With ``DATASETS.VOC_DIFFICULT`` "drop" it is a copy, whose ``DATASETS.TRAIN`` has the names that
-    `without_difficult` registers.
+    With ``DATASETS.VOC_DIFFICULT`` "drop" or "ignore" it is a copy, whose ``DATASETS.TRAIN`` has the names
+    that `without_difficult` registers.
 
     Raises:
         ValueError: an invalid value in the section ``DATASETS``.
     """
-    if DatasetOptions.from_config(cfg).voc_difficult == "keep":
+    difficult = DatasetOptions.from_config(cfg).voc_difficult
+    if difficult == "keep":
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.DATASETS.TRAIN = tuple(without_difficult(name) for name in cfg.DATASETS.TRAIN)
+    cfg.DATASETS.TRAIN = tuple(without_difficult(name, difficult == "ignore") for name in cfg.DATASETS.TRAIN)
     return cfg
 
 
-def without_difficult(name: str) -> str:
+def without_difficult(name: str, ignore: bool = False) -> str:
     """Register a copy of a data set without its difficult objects, and return the name of the copy.
 
     For any data set in VOC layout: its metadata have ``dirname``, ``split``, ``year`` and ``thing_classes``,
     which Detectron2's evaluator needs as well. For another layout the name is returned unchanged. An image
     with only difficult objects becomes one without objects.
+
+    Args:
+        name: of the data set.
+        ignore: they become ignore regions (``iscrowd`` 1) instead of being dropped.
 
     Raises:
         KeyError: no such data set.
@@ -68,11 +80,12 @@ def without_difficult(name: str) -> str:
     metadata = MetadataCatalog.get(name).as_dict()
     if not {"dirname", "split", "year", "thing_classes"} <= set(metadata):
         return name
-    derived = name + _SUFFIX
+    derived = name + _SUFFIX[ignore]
     if derived in DatasetCatalog:  # from an earlier call; the data set may have been registered anew since
         DatasetCatalog.remove(derived)
         MetadataCatalog.remove(derived)
-    loader = _WithoutDifficult(name, metadata["dirname"], metadata["split"], tuple(metadata["thing_classes"]))
+    place, names = (metadata["dirname"], metadata["split"]), tuple(metadata["thing_classes"])
+    loader = _DifficultApart(name, *place, names, tuple(metadata.get("ignore", ())), ignore)
     DatasetCatalog.register(derived, loader)
     MetadataCatalog.get(derived).set(**{key: value for key, value in metadata.items() if key != "name"})
     return derived

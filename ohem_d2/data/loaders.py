@@ -30,6 +30,7 @@ from ..utils.messages import name_some, other_form
 from ..utils.seeding import seed_generators
 from .boxes import with_valid_boxes
 from .difficult import training_config
+from .regions import RegionDatasetMapper
 from .resumable import ResumableLoader
 
 __all__ = ["ProposalDatasetMapper", "build_labelled_loader", "build_test_loader", "build_train_loader"]
@@ -43,8 +44,8 @@ SOURCE_KEY = "proposal_source"
 _MEASURED_IMAGES = 2000
 
 
-class ProposalDatasetMapper(DatasetMapper):
-    """Detectron2's mapper with proposals looked up by image id.
+class ProposalDatasetMapper(RegionDatasetMapper):
+    """Detectron2's mapper with ignore regions, and proposals looked up by image id.
 
     ``ProposalDatasetMapper(cfg, is_train, proposals=[...])`` makes one; ``cfg.MODEL.LOAD_PROPOSALS`` must be
     on. It can be pickled for spawned workers.
@@ -54,14 +55,14 @@ class ProposalDatasetMapper(DatasetMapper):
     def __init__(
         self, *args: Any, proposals: Sequence[Proposals], fill: str | None = None, **kwargs: Any
     ) -> None:
-        """Extend `DatasetMapper`, whose arguments come first.
+        """Extend `RegionDatasetMapper`, whose arguments come first.
 
         Args:
             proposals: one per data set; a dataset dict gives the index as ``proposal_source`` (default 0).
             fill: boxes of an image without proposals: "ground_truth" or "nothing"; None: an image that the
                 proposals lack is a KeyError.
-            *args: of `DatasetMapper`.
-            **kwargs: of `DatasetMapper`.
+            *args: of `RegionDatasetMapper`.
+            **kwargs: of `RegionDatasetMapper`.
         """
         super().__init__(*args, **kwargs)
         self.proposals, self.fill = proposals, fill
@@ -88,8 +89,8 @@ def build_train_loader(cfg: CfgNode) -> ResumableLoader:
 
     The files are ``DATASETS.PROPOSAL_FILES_TRAIN``, one per data set, or, if that is empty, the
     ``proposal_file`` of each data set's metadata. The log gives the number of boxes and their recall.
-    ``DATASETS.VOC_DIFFICULT`` applies. Boxes without area or outside their image are dropped, those that
-    reach beyond it are clipped, with a warning.
+    ``DATASETS.VOC_DIFFICULT`` and ``MODEL.IGNORE_REGIONS.ENABLED`` apply. Boxes without area or outside their
+    image are dropped, those that reach beyond it are clipped, with a warning.
 
     Raises:
         FileNotFoundError: a proposal file does not exist.
@@ -101,7 +102,8 @@ def build_train_loader(cfg: CfgNode) -> ResumableLoader:
     min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     options = {"filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, "min_keypoints": min_keypoints}
     if not cfg.MODEL.LOAD_PROPOSALS:
-        return _resumable(cfg, dataset=_labelled_dicts(names, **options))
+        mapper = RegionDatasetMapper(cfg, is_train=True)
+        return _resumable(cfg, mapper=mapper, dataset=_labelled_dicts(names, **options))
     files = [_proposal_file(cfg, name, names, key) for name in names]
     dicts, proposals = _load_datasets(names, files, _may_miss(cfg), **options)
     mapper = ProposalDatasetMapper(cfg, is_train=True, proposals=proposals, fill=_fill(cfg))
@@ -166,7 +168,7 @@ def build_labelled_loader(
         mapper = ProposalDatasetMapper(cfg, is_train=True, **options)
     else:
         dicts = _labelled_dicts(names, filter_empty=False)
-        mapper = DatasetMapper(cfg, is_train=True, augmentations=augmentations)
+        mapper = RegionDatasetMapper(cfg, is_train=True, augmentations=augmentations)
     num_images = min(num_images, len(dicts))
     chosen = [dicts[i * len(dicts) // num_images if spread else i] for i in range(num_images)]
     return build_detection_test_loader(chosen, mapper=mapper, num_workers=0)

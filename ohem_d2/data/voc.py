@@ -21,7 +21,9 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")  # the first one present wins
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def load_voc(root: str | Path, split: str, classes: Sequence[str]) -> list[dict[str, Any]]:
+def load_voc(
+    root: str | Path, split: str, classes: Sequence[str], ignore: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Load one split of a VOC data set as Detectron2 dataset dicts, in the order of the split file.
 
     Boxes follow Detectron2's VOC convention: the 1-based inclusive pixels of the XML become XYXY_ABS
@@ -33,11 +35,13 @@ def load_voc(root: str | Path, split: str, classes: Sequence[str]) -> list[dict[
         split: name of a file in ``ImageSets/Main`` without ".txt". The first column of each line is the
             image id, which stays a string ("000001").
         classes: class names in the order of their ids.
+        ignore: what makes an object an ignore region, which gets ``iscrowd`` 1: names of classes that are not
+            in `classes` (their ``category_id`` is -1), and tags of an object whose text is 1.
 
     Raises:
         FileNotFoundError: no such split, or images or XML files of the split are missing.
         ValueError: a split without ids or with a repeated id; an XML file that is malformed, lacks a field
-            or has a class that is not in `classes`.
+            or has a class that is neither in `classes` nor in `ignore`.
     """
     root = Path(root)
     ids = read_split(root, split)
@@ -49,7 +53,7 @@ def load_voc(root: str | Path, split: str, classes: Sequence[str]) -> list[dict[
     category_ids = {name: index for index, name in enumerate(classes)}
     dicts, dropped = [], []
     for image_id in ids:
-        record = _read_xml(xmls[image_id], category_ids)
+        record = _read_xml(xmls[image_id], category_ids, ignore)
         dropped += [f"{image_id} {box}" for box in record.pop("zero_size")]
         dicts.append({"file_name": images[image_id], "image_id": image_id, **record})
     if dropped:
@@ -116,7 +120,7 @@ def _require(ids: Sequence[str], present: dict[str, str], what: str, folder: Pat
         raise FileNotFoundError(f"{folder}: {found}: {name_some(missing)}")
 
 
-def _read_xml(path: str, category_ids: dict[str, int]) -> dict[str, Any]:
+def _read_xml(path: str, category_ids: dict[str, int], ignore: Sequence[str]) -> dict[str, Any]:
     """Height, width and annotations of one image, and the boxes that were dropped as ``zero_size``."""
     try:
         tree = ET.parse(path)
@@ -131,14 +135,16 @@ def _read_xml(path: str, category_ids: dict[str, int]) -> dict[str, Any]:
         if xmax <= xmin or ymax <= ymin:
             zero_size.append(f"[{xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}]")
             continue
-        annotations.append(
-            {
-                "bbox": [xmin - 1.0, ymin - 1.0, xmax, ymax],
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": _category(element, path, category_ids),
-                "difficult": int(element.findtext("difficult", "0") == "1"),
-            }
-        )
+        is_class = element.findtext("name") in ignore
+        annotation = {
+            "bbox": [xmin - 1.0, ymin - 1.0, xmax, ymax],
+            "bbox_mode": BoxMode.XYXY_ABS,
+            "category_id": -1 if is_class else _category(element, path, category_ids),
+            "difficult": int(element.findtext("difficult", "0") == "1"),
+        }
+        if is_class or any(element.findtext(tag) == "1" for tag in ignore):
+            annotation["iscrowd"] = 1
+        annotations.append(annotation)
     return {"height": height, "width": width, "annotations": annotations, "zero_size": zero_size}
 
 

@@ -11,11 +11,19 @@ from typing import IO
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, ProposalNetwork, RetinaNet
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 from fvcore.common.registry import Registry
 
-from ..config import OHEMOptions, OHEMRetinaNetOptions, OHEMRPNOptions, add_ohem_config, check_values
+from ..config import (
+    DatasetOptions,
+    IgnoreRegionsOptions,
+    OHEMOptions,
+    OHEMRetinaNetOptions,
+    OHEMRPNOptions,
+    add_ohem_config,
+    check_values,
+)
 from ..data import register_catalog
 from ..evaluation import check_testing
 from ..modeling import OHEMMixin, OHEMRetinaNetMixin, OHEMRPNMixin
@@ -91,16 +99,42 @@ def check_config(cfg: CfgNode) -> None:
     if OHEMRetinaNetOptions.from_config(cfg).enabled:
         name = model.META_ARCHITECTURE
         _check_mines("OHEM.RETINANET", "META_ARCHITECTURE", name, META_ARCH_REGISTRY, OHEMRetinaNetMixin)
+    _check_ignoring(cfg)
     check_testing(cfg)
     check_writable("OUTPUT_DIR", cfg.OUTPUT_DIR)
 
 
-def _check_mines(section: str, key: str, name: str, registry: Registry, mixin: type) -> None:
-    mining = [known for known, cls in registry if isinstance(cls, type) and issubclass(cls, mixin)]
-    if name not in mining:
+def _check_ignoring(cfg: CfgNode) -> None:
+    """Check that all that trains on RoIs or anchors can ignore some, if it has to."""
+    model, section = cfg.MODEL, "IGNORE_REGIONS"
+    if not IgnoreRegionsOptions.from_config(cfg).enabled:
+        if DatasetOptions.from_config(cfg).voc_difficult == "ignore":
+            raise ValueError(
+                f"DATASETS.VOC_DIFFICULT is 'ignore' but MODEL.{section}.ENABLED is False; valid: True, or "
+                "DATASETS.VOC_DIFFICULT 'drop'"
+            )
+        return
+    architecture = META_ARCH_REGISTRY.get(model.META_ARCHITECTURE)
+    if isinstance(architecture, type) and issubclass(architecture, RetinaNet):
+        name, key = model.META_ARCHITECTURE, "META_ARCHITECTURE"
+        _check_mines(section, key, name, META_ARCH_REGISTRY, OHEMRetinaNetMixin, "ignore regions")
+        return
+    name, key = model.PROPOSAL_GENERATOR.NAME, "PROPOSAL_GENERATOR.NAME"
+    if name != "PrecomputedProposals":
+        _check_mines(section, key, name, PROPOSAL_GENERATOR_REGISTRY, OHEMRPNMixin, "ignore regions")
+    if architecture is not ProposalNetwork:
+        name, key = model.ROI_HEADS.NAME, "ROI_HEADS.NAME"
+        _check_mines(section, key, name, ROI_HEADS_REGISTRY, OHEMMixin, "ignore regions")
+
+
+def _check_mines(
+    section: str, key: str, name: str, registry: Registry, mixin: type, what: str = "mine"
+) -> None:
+    able = [known for known, cls in registry if isinstance(cls, type) and issubclass(cls, mixin)]
+    if name not in able:
         raise ValueError(
-            f"MODEL.{section}.ENABLED is True but MODEL.{key} is {name!r}, which cannot mine; "
-            f"valid: {', '.join(mining)}"
+            f"MODEL.{section}.ENABLED is True but MODEL.{key} is {name!r}, which cannot {what}; "
+            f"valid: {', '.join(able)}"
         )
 
 

@@ -60,9 +60,10 @@ def _as_coco(dataset_name: str) -> dict[str, Any]:
     if not hasattr(metadata, "dirname"):
         return convert_to_coco_dict(dataset_name)
     # From the files, since not every loader keeps the difficult mark.
-    records = load_voc(metadata.dirname, metadata.split, metadata.thing_classes)
+    classes, marks = metadata.thing_classes, metadata.get("ignore", ())
+    records = load_voc(metadata.dirname, metadata.split, classes, marks)
     images = [{"id": record["image_id"], **{key: record[key] for key in _IMAGE_KEYS}} for record in records]
-    found = [(record["image_id"], annotation) for record in records for annotation in record["annotations"]]
+    found = [(r["image_id"], a) for r in records for a in r["annotations"] if a["category_id"] >= 0]
     return {
         "images": images,
         "annotations": [{"id": number, **_annotation(*pair)} for number, pair in enumerate(found, start=1)],

@@ -11,7 +11,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from ..config import AnchorOHEMOptions
+from ..config import AnchorOHEMOptions, IgnoreRegionsOptions
 from ..mining import (
     RankedRoIs,
     box_iou_losses,
@@ -45,11 +45,18 @@ class AnchorOHEMMixin:
     options_class: type[AnchorOHEMOptions]
 
     @configurable
-    def __init__(self, *, ohem: AnchorOHEMOptions | None = None, **kwargs):
+    def __init__(
+        self,
+        *,
+        ohem: AnchorOHEMOptions | None = None,
+        ignore_regions: IgnoreRegionsOptions | None = None,
+        **kwargs,
+    ):
         """Build the parent.
 
         Args:
             ohem: how to mine; None: the defaults.
+            ignore_regions: whether anchors are ignored, mined or not; None: the defaults.
             kwargs: arguments of the parent.
 
         Raises:
@@ -57,13 +64,18 @@ class AnchorOHEMMixin:
         """
         super().__init__(**kwargs)
         self.ohem = ohem if ohem is not None else self.options_class()
+        self.ignoring = ignore_regions if ignore_regions is not None else IgnoreRegionsOptions()
         self.is_mining = self.ohem.enabled is not False
         if self.is_mining:
             self._check_minable()
 
     @classmethod
     def from_config(cls, cfg, *args, **kwargs):
-        return {**super().from_config(cfg, *args, **kwargs), "ohem": cls.options_class.from_config(cfg)}
+        return {
+            **super().from_config(cfg, *args, **kwargs),
+            "ohem": cls.options_class.from_config(cfg),
+            "ignore_regions": IgnoreRegionsOptions.from_config(cfg),
+        }
 
     def anchor_losses(
         self,

@@ -14,6 +14,7 @@ from detectron2.modeling.roi_heads.rotated_fast_rcnn import RROIHeads
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from .ignoring import find_ignored, ignoring_of
 from .pooling import pool_in_chunks
 
 # RoIs that are pooled at a time where the caller does not say.
@@ -31,8 +32,9 @@ class BoxStage(NamedTuple):
     predictions: tuple[Tensor, ...]
     # The RoIs of the stage; those of the later stages of a cascade with targets are labelled.
     proposals: list[Instances]
-    # (R,) factor of the loss of each RoI. In a cascade with targets 0 if an earlier stage made the box empty,
-    # NaN if one made it non-finite (half precision can overflow), else 1. None: 1 for all.
+    # (R,) factor of the loss of each RoI. In a cascade with targets 0 if an earlier stage made the box empty
+    # or moved it into an ignore region, NaN if one made it non-finite (half precision can overflow), else 1.
+    # None: 1 for all.
     weights: Tensor | None = None
 
 
@@ -130,6 +132,9 @@ def box_forward_cascade(
                 boxes = [b.nan_to_num(0, 0, 0) for b in boxes]
                 proposals = heads._create_proposals_from_boxes(boxes, sizes)
                 weights = _next_weights(weights, finite, proposals)
+                matcher = heads.proposal_matchers[number]
+                ignored = find_ignored(proposals, targets, matcher, ignoring_of(heads))
+                weights = _zero_where(ignored, weights, proposals)
                 proposals = heads._match_and_label_boxes(proposals, number, targets)
         if _is_parents(heads, CascadeROIHeads, "_run_stage"):
             predictions = run(heads.box_pooler, heads.box_head[number], predictor, maps, proposals)
@@ -138,6 +143,21 @@ def box_forward_cascade(
             predictions = run.reduced(predictor, predictions, proposals)
         stage = BoxStage(predictor, predictions, proposals, weights)
         yield stage
+
+
+class StageFilter:
+    """A base of RoI heads; if they are a cascade, `filter_stage` filters what its later stages train on."""
+
+    def filter_stage(
+        self, proposals: list[Instances], stage: int, targets: list[Instances]
+    ) -> list[Instances]:
+        """The RoIs to train on, of the regressed boxes of the stage before."""
+        raise NotImplementedError
+
+    def _match_and_label_boxes(self, proposals, stage, targets):
+        if self.training:  # the read-only pass needs all
+            proposals = self.filter_stage(proposals, stage, targets)
+        return super()._match_and_label_boxes(proposals, stage, targets)
 
 
 class _Mean(nn.Module):
@@ -209,6 +229,14 @@ def _next_weights(weights: Tensor | None, finite: Tensor, proposals: list[Instan
     nonempty = torch.cat([p.proposal_boxes.nonempty() for p in proposals])
     own = torch.where(finite, nonempty.float(), float("nan"))
     return own if weights is None else weights * own
+
+
+def _zero_where(ignored: list[Tensor | None], weights: Tensor, proposals: list[Instances]) -> Tensor:
+    """`weights` (R,), but 0 for the RoIs that are ignored."""
+    if all(rows is None for rows in ignored):
+        return weights
+    parts = weights.split([len(p) for p in proposals])
+    return torch.cat([w if rows is None else w.masked_fill(rows, 0) for w, rows in zip(parts, ignored)])
 
 
 # Class of Detectron2 -> its function; a subclass comes before its base.

@@ -20,6 +20,8 @@ from torch import Tensor
 from ..config import OHEMOptions
 from ..mining import HardRoIs, RankedRoIs, mine_hard_rois, read_only
 from .box_forward import BoxStage, box_forward, box_predictors, find_box_forward
+from .ignoring import drop_ignored, ignoring_of
+from .matching import match_labels
 from .pooling import split_boxes
 from .roi_losses import (
     check_rankable,
@@ -62,7 +64,7 @@ def _match(matcher: Matcher, num_classes: int, proposals: Instances, targets: In
     if len(targets) > 0:
         ious = pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)  # (objects, R)
         labelled.gt_ious, labelled.gt_matches = ious.max(dim=0)
-        labels = _labels(matcher, ious, labelled.gt_ious)
+        labels = match_labels(matcher, ious, labelled.gt_ious)
         classes = torch.where(labels == 0, num_classes, targets.gt_classes[labelled.gt_matches])
         labelled.gt_classes = torch.where(labels == -1, -1, classes)
         labelled.gt_boxes = targets.gt_boxes[labelled.gt_matches]
@@ -71,20 +73,6 @@ def _match(matcher: Matcher, num_classes: int, proposals: Instances, targets: In
         labelled.gt_classes = torch.full((len(proposals),), num_classes, device=device)
         labelled.gt_boxes = proposals.proposal_boxes
     return labelled
-
-
-def _labels(matcher: Matcher, ious: Tensor, best: Tensor) -> Tensor:
-    """The matcher's labels (R,).
-
-    For Detectron2's own class they are computed here, without its assertion on `ious`, which synchronises
-    host and device.
-    """
-    if type(matcher) is not Matcher or matcher.allow_low_quality_matches:
-        return matcher(ious)[1]
-    labels = torch.ones_like(best, dtype=torch.int8)
-    for label, low, high in zip(matcher.labels, matcher.thresholds[:-1], matcher.thresholds[1:]):
-        labels = torch.where((best >= low) & (best < high), label, labels)
-    return labels
 
 
 def as_sampled(candidates: Instances, targets: Instances, names: Iterable[str]) -> Instances:
@@ -232,7 +220,8 @@ def inspect_candidates(
     """The candidate RoIs of training images and their losses, outside training.
 
     Args:
-        model: in eval mode; its heads are of one of Detectron2's families, mined or not.
+        model: in eval mode; its heads are of one of Detectron2's families, mined or not. What they ignore is
+            no candidate.
         batched_inputs: as for training: with ``instances`` and, without a proposal generator, ``proposals``.
         options: how to rank the candidates, but always in float32; None: the defaults.
 
@@ -248,6 +237,7 @@ def inspect_candidates(
     else:
         proposals = [x["proposals"].to(model.device) for x in batched_inputs]
     heads = model.roi_heads
+    proposals = drop_ignored(proposals, targets, heads.proposal_matcher, ignoring_of(heads))
     if heads.proposal_append_gt:
         proposals = add_ground_truth_to_proposals(targets, proposals)
     candidates = label_candidates(heads, proposals, targets)

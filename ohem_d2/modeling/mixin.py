@@ -12,14 +12,15 @@ from detectron2.modeling.proposal_generator.proposal_utils import add_ground_tru
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..config import OHEMOptions
-from .box_forward import is_detectron2s_sampler
+from ..config import IgnoreRegionsOptions, OHEMOptions
+from .box_forward import StageFilter, is_detectron2s_sampler
 from .candidates import as_sampled, candidate_losses, check_minable, label_candidates, mine_candidates
+from .ignoring import drop_ignored
 from .naive import ZeroedEasyLosses
 from .statistics import roi_sums, write_mining, write_samples
 
 
-class OHEMMixin:
+class OHEMMixin(StageFilter):
     """Trains RoI heads on their hard examples only: ``class Mine(OHEMMixin, TheirROIHeads)``.
 
     Mining is a filter in front of the parent's sampler. A read-only pass computes the loss of every proposal
@@ -29,15 +30,24 @@ class OHEMMixin:
     The parent must derive from `StandardROIHeads`, `Res5ROIHeads` or `CascadeROIHeads`. Mask and keypoint
     heads train on the foreground among the selected RoIs.
 
+    RoIs in ignore regions are no candidates (`ohem_d2.modeling.ignoring`), whether or not the heads mine.
+
     Source: Shrivastava, Gupta and Girshick, CVPR 2016.
     """
 
     @configurable
-    def __init__(self, *, ohem: OHEMOptions | None = None, **kwargs):
+    def __init__(
+        self,
+        *,
+        ohem: OHEMOptions | None = None,
+        ignore_regions: IgnoreRegionsOptions | None = None,
+        **kwargs,
+    ):
         """Build the parent.
 
         Args:
             ohem: how to mine; None: the defaults.
+            ignore_regions: whether RoIs are ignored; None: the defaults.
             kwargs: arguments of the parent.
 
         Raises:
@@ -46,6 +56,7 @@ class OHEMMixin:
         """
         super().__init__(**kwargs)
         self.ohem = ohem if ohem is not None else OHEMOptions()
+        self.ignoring = ignore_regions if ignore_regions is not None else IgnoreRegionsOptions()
         # Set during `forward` only: the feature maps, which `label_and_sample_proposals` does not get.
         self._features: dict[str, Tensor] | None = None
         if self.is_mining:
@@ -55,7 +66,11 @@ class OHEMMixin:
 
     @classmethod
     def from_config(cls, cfg, *args, **kwargs):
-        return {**super().from_config(cfg, *args, **kwargs), "ohem": OHEMOptions.from_config(cfg)}
+        return {
+            **super().from_config(cfg, *args, **kwargs),
+            "ohem": OHEMOptions.from_config(cfg),
+            "ignore_regions": IgnoreRegionsOptions.from_config(cfg),
+        }
 
     @property
     def is_mining(self) -> bool:
@@ -71,6 +86,12 @@ class OHEMMixin:
         finally:
             self._features = None
 
+    def filter_stage(
+        self, proposals: list[Instances], stage: int, targets: list[Instances]
+    ) -> list[Instances]:
+        """Of a later stage of a cascade: the RoIs that are not ignored, by the matcher of the stage."""
+        return drop_ignored(proposals, targets, self.proposal_matchers[stage], self.ignoring)
+
     def _easy_losses(self) -> AbstractContextManager:
         """A block that zeroes the losses of easy RoIs if naive; else there are none, and it does nothing."""
         if not self.ohem.naive:
@@ -80,7 +101,7 @@ class OHEMMixin:
     def __prepare_scriptable__(self) -> nn.Module:
         """Heads of the parent's class with these weights; ``torch.jit.script`` cannot compile ``super()``."""
         mro = type(self).__mro__
-        parent = mro[mro.index(OHEMMixin) + 1]
+        parent = mro[mro.index(StageFilter) + 1]
         # With ``training`` annotated as a constant the compiler leaves out the code of training.
         constants = {**getattr(parent, "__annotations__", {}), "training": torch.jit.Final[bool]}
         namespace = {"__annotations__": constants, "__module__": parent.__module__}
@@ -94,6 +115,7 @@ class OHEMMixin:
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
         """The hard proposals of each image, labelled as by the parent."""
+        proposals = drop_ignored(proposals, targets, self.proposal_matcher, self.ignoring)
         if not self.is_mining:
             return super().label_and_sample_proposals(proposals, targets)
         if not proposals:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..config import OHEMRetinaNetOptions
 from .anchors import AnchorOHEMMixin, anchor_box_losses
+from .ignoring import ignore_anchors
 
 
 class OHEMRetinaNetMixin(AnchorOHEMMixin):
@@ -25,6 +26,12 @@ class OHEMRetinaNetMixin(AnchorOHEMMixin):
     family = RetinaNet
     options_class = OHEMRetinaNetOptions
     _num_foreground = 0  # of all anchors of the batch
+
+    @torch.no_grad()
+    def label_anchors(self, anchors, gt_instances):
+        """As the parent, but anchors in ignore regions get label -1."""
+        labels, gt_boxes = super().label_anchors(anchors, gt_instances)
+        return ignore_anchors(labels, anchors, gt_instances, self.num_classes, self.ignoring), gt_boxes
 
     @torch.jit.unused
     def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):

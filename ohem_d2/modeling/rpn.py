@@ -2,12 +2,13 @@
 
 import torch
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import OHEMRPNOptions
 from .anchors import AnchorOHEMMixin, anchor_box_losses
+from .ignoring import ignore_anchors
 
 
 class OHEMRPNMixin(AnchorOHEMMixin):
@@ -29,8 +30,22 @@ class OHEMRPNMixin(AnchorOHEMMixin):
         if self.is_mining:
             self.batch_size_per_image = self.ohem.batch_size_per_image
 
+    @torch.jit.unused
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As the parent, but anchors in ignore regions get label -1 before a sample is drawn."""
+        labels, gt_boxes = super().label_and_sample_anchors(anchors, gt_instances)
+        if self.ignoring.enabled:
+            labels = ignore_anchors(labels, anchors, gt_instances, 0, self.ignoring)
+            if not self.is_mining:
+                labels = list(map(super()._subsample_labels, labels))
+        return labels, gt_boxes
+
     def _subsample_labels(self, label: Tensor) -> Tensor:
-        return label if self.is_mining else super()._subsample_labels(label)
+        samples_later = self.is_mining or self.ignoring.enabled
+        return label if samples_later else super()._subsample_labels(label)
 
     def anchor_losses(
         self,

@@ -46,3 +46,14 @@ def test_a_table_can_leave_out_a_column_and_names_one_that_it_has_not(load_scrip
     page.write_text("<!-- table: results.json without seconds -->\n<!-- end of table -->\n")
     with pytest.raises(ValueError, match="no column 'seconds'; valid: "):
         render_file(page)
+
+
+def test_a_table_can_be_of_changes(load_script, tmp_path):
+    figures = {"bbox/AP": 50.0, "bbox/AP50": 80.0, "bbox/AP75": 60.0}
+    runs = [{**RUN, "arm": arm, "seed": 0, "figures": figures} for arm in ("plain", "ohem")]
+    (tmp_path / "results.json").write_text(json.dumps(runs))
+    (tmp_path / "page.md").write_text(
+        "<!-- table: results.json changes plain:ohem -->\n<!-- end of table -->\n"
+    )
+    text = load_script("benchmarks/render_tables.py").render_file(tmp_path / "page.md")
+    assert "| plain -> ohem | 1 | +0.0 | +0.0 | +0.0 |" in text

@@ -1,7 +1,7 @@
 import pytest
 
 import ohem_d2.comparison.tables
-from ohem_d2.comparison import render_table
+from ohem_d2.comparison import render_changes, render_table
 
 
 def a_run(arm, ap50, detections=100, **more):
@@ -61,3 +61,19 @@ def test_without_scipy_one_seed_has_a_table_and_several_say_what_to_install(monk
     assert row(render_table([a_run("ohem", 80)]), "ohem")[3] == "80.0"
     with pytest.raises(ImportError, match=r'needs scipy: pip install "ohem_d2\[compare\]"$'):
         render_table([a_run("ohem", 80), a_run("ohem", 82)])
+
+
+def test_changes_are_paired_by_seed():
+    pytest.importorskip("scipy", reason="needs SciPy, which knows the interval")
+    values = {"plain": (70, 80, 60), "ohem": (72, 81, 63)}
+    runs = [a_run(arm, v, seed=s) for arm, of in values.items() for s, v in enumerate(of)]
+    for run in runs:
+        run["figures"].update({"bbox/AP": 1.0, "bbox/AP75": 2.0})
+    # Changes 2, 1, 3: mean 2, standard deviation 1, t(0.975, 2) = 4.303: 4.303 / sqrt 3 = 2.48.
+    table = render_changes(runs[::-1], [("plain", "ohem"), ("ohem", "plain")])
+    assert row(table, "plain -> ohem")[2:5] == ["3", "+0.0 ± 0.0", "+2.0 ± 2.5"]
+    assert row(table, "ohem -> plain")[4] == "-2.0 ± 2.5"
+    with pytest.raises(ValueError, match=r"no arm 'naive'; valid: plain, ohem"):
+        render_changes(runs, [("plain", "naive")])
+    with pytest.raises(ValueError, match=r"no pairs: plain has seeds \[0, 1, 2\], ohem \[0, 1\]"):
+        render_changes(runs[:-1], [("plain", "ohem")])

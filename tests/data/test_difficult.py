@@ -68,6 +68,20 @@ def test_training_keeps_or_drops_difficult_objects(name, caplog):
     assert objects(cfg) == {"a": 1, "b": 0}
 
 
+def test_difficult_objects_become_ignore_regions(name, caplog):
+    cfg = config(name, "ignore")
+    cfg.MODEL.IGNORE_REGIONS.ENABLED, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True, False
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP = (30,), "none"
+    with caplog.at_level(logging.INFO, "ohem_d2"):
+        images = {x["file_name"][-5]: x["instances"] for x in next(iter(build_train_loader(cfg)))}
+    assert {i: len(x) for i, x in images.items()} == {"a": 1, "b": 0}
+    # The image is 40 x 30 and so is the box, which begins at pixel 1.
+    assert all(x.ignore_regions.tensor.tolist() == [[0, 0, 40, 30]] for x in images.values())
+    assert "pets_train: 2 difficult objects are ignore regions" in caplog.text
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
+    assert objects(cfg) == {"a": 1}  # an image with regions alone is one without objects
+
+
 def test_training_from_proposals_and_the_labelled_images_drop_them_too(name, tmp_path):
     write_proposals(tmp_path / "p", {i: ([[0, 0, 9, 9]], [1]) for i in "ab"})
     cfg = config(name, "drop")
@@ -102,7 +116,9 @@ def test_a_data_set_of_another_layout_is_left_alone():
 
 
 def test_a_wrong_value_and_an_unknown_data_set_are_named():
-    with pytest.raises(ValueError, match="DATASETS.VOC_DIFFICULT is 'ignore'; valid: one of 'keep', 'drop'"):
-        build_train_loader(config("voc_2007_train", "ignore"))
+    with pytest.raises(
+        ValueError, match="DATASETS.VOC_DIFFICULT is 'skip'; valid: one of 'keep', 'drop', 'ig"
+    ):
+        build_train_loader(config("voc_2007_train", "skip"))
     with pytest.raises(KeyError, match="'voc_2008_train' is not registered; choose from .*voc_2007_train"):
         build_train_loader(config("voc_2008_train", "drop"))

@@ -80,6 +80,28 @@ def test_the_catalogue_registers_splits_with_proposals_of_every_object(prepare):
         assert proposal_recall(records, proposals, iou=0.5) >= 0.9
 
 
+def test_a_crowd_is_one_region_and_its_objects_are_not_annotated(prepare):
+    root, plain = prepare("crowds", "--crowds", 0.5), prepare("plain")
+    assert register_catalog(root / "catalog.yaml") == ["crowds_train", "crowds_test"]
+    crowds = {name: [[a for a in r["annotations"] if a.get("iscrowd")] for r in DatasetCatalog.get(name)]
+              for name in ("crowds_train", "crowds_test")}  # fmt: skip
+    # Every second training image, and none to test on.
+    assert [len(x) for x in crowds["crowds_train"]] == [0, 1, 0, 1] and not any(crowds["crowds_test"])
+    for (crowd,) in crowds["crowds_train"][1::2]:
+        (x1, y1, x2, y2), (width, height) = crowd["bbox"], demo.CROWD_AREA
+        assert width / 2 < x2 - x1 <= width and height / 2 < y2 - y1 <= height
+    assert MetadataCatalog.get("crowds_train").thing_classes == list(demo.CLASS_NAMES)
+    same = [name for name in files(root) if files(root)[name] == files(plain).get(name)]
+    drawn = {name.split("/")[-1] for name in same if name.endswith(".jpg")}
+    assert drawn == {"train_00001.jpg", "train_00003.jpg", "test_00001.jpg", "test_00002.jpg"}
+
+
+def test_a_share_of_crowds_out_of_range_is_refused(prepare, capsys):
+    with pytest.raises(SystemExit):
+        prepare("crowds", "--crowds", 1.5)
+    assert "--crowds must be in [0, 1]" in capsys.readouterr().err
+
+
 def test_the_xml_counts_pixels_from_one_and_includes_the_last(load_script):
     drawn = demo.DemoObject("star", (0, 10, 30, 45))
     element = ET.fromstring(load_script("datasets/prepare_demo.py").annotation_xml("x.jpg", [drawn])).find(

@@ -118,8 +118,9 @@ def test_trainings_name_configs_of_plain_and_mined_heads(script, monkeypatch, tm
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("OHEM_D2_DATA", str(tmp_path))
     for configs in (script.BCCD, script.VOC_SAMPLE):
-        heads = [load_config(path, []).MODEL.ROI_HEADS.NAME for path in configs]
-        assert heads == ["StandardROIHeads"] * (len(configs) - 1) + ["OHEMROIHeads"]
+        models = [load_config(path, []).MODEL for path in configs]
+        assert {model.ROI_HEADS.NAME for model in models} == {"OHEMROIHeads"}
+        assert [model.OHEM.ENABLED for model in models] == [False] * (len(configs) - 1) + [None]
     for catalog in script.PROPOSALS:
         register_catalog(catalog)
     names = {f"{name}_{split}" for name, splits, _ in script.PROPOSALS.values() for split in splits}

@@ -33,7 +33,8 @@ def check_dataset(name: str, proposal_file: str | None = None, progress: bool = 
     metadata, report = MetadataCatalog.get(name).as_dict(), Report(name)
     if {"dirname", "split", "thing_classes"} <= set(metadata):
         labelled = metadata.get("has_annotations", True)
-        place = (metadata["dirname"], metadata["split"], metadata["thing_classes"])
+        names = [*metadata["thing_classes"], *metadata.get("ignore", ())]
+        place = (metadata["dirname"], metadata["split"], names)
         check_voc(report, *place, labelled, progress)
     elif {"json_file", "image_root"} <= set(metadata):
         classes = metadata.get("thing_classes")
