@@ -2,22 +2,31 @@
 
 import hashlib
 import json
+import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 __all__ = ["hold_lock"]
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two touches of a lock, and without one after which its holder counts as dead.
+_TOUCHED = 10.0
+_SILENCE = 45.0
 
 
 @contextmanager
 def hold_lock(path: str | Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs.
 
-    The file says which process holds it. It needs only exclusive creation and renaming, which network file
-    systems have. The lock of a process of this host that has died is taken over; whether a process of another
-    host lives cannot be told, so its lock stays.
+    The file says which process holds it, which touches it now and then. It needs only exclusive creation and
+    renaming, which network file systems have. The lock of a process that has died is taken over: at once, if
+    it ran on this host, else when nobody has touched the file for a while.
 
     Args:
         path: lock file, removed when the block ends; missing folders are created.
@@ -31,11 +40,26 @@ def hold_lock(path: str | Path, what: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while not (_create(path, mine) or _take_over(path, mine, what)):
         pass  # released or taken over by another process in between
+    is_over = Event()
+    thread = Thread(target=_keep_fresh, args=(path, mine, is_over), daemon=True)
+    thread.start()
     try:
         yield
     finally:
+        is_over.set()
+        thread.join()
         if _read(path) == mine:
             path.unlink(missing_ok=True)
+
+
+def _keep_fresh(path: Path, mine: bytes, is_over: Event) -> None:
+    """Touch the lock while it is held."""
+    while not is_over.wait(_TOUCHED):
+        try:
+            if _read(path) == mine:
+                os.utime(path)
+        except OSError as error:  # a network file system may be away for a while
+            logger.debug("%s cannot be touched: %s", path, error)
 
 
 def _take_over(path: Path, mine: bytes, what: str) -> bool:
@@ -59,21 +83,36 @@ def _take_over(path: Path, mine: bytes, what: str) -> bool:
 
 
 def _require_dead(held: bytes, path: Path, what: str) -> None:
-    """Raise BlockingIOError unless the holder is a process of this host that has died."""
+    """Raise BlockingIOError unless the holder has died."""
     own = json.loads(_this_process())
     try:
         holder = json.loads(held)
         host, namespace, pid, started = (holder[key] for key in own)
-        lives = _lives(pid, started)
-    except (ValueError, TypeError, KeyError, OverflowError):
-        raise BlockingIOError(f"{what} is locked; if no process uses it, delete {path}") from None
-    if (host, namespace) != (own["host"], own["namespace"]):
-        hint = f"if no such process runs there, delete {path}"
-    elif lives:
-        hint = "wait until it ends, or end it"
-    else:
-        return
-    raise BlockingIOError(f"{what} is in use by process {pid} on {host}; {hint}")
+        is_near = (host, namespace) == (own["host"], own["namespace"])
+        is_dead = not _lives(pid, started) if is_near else _is_silent(path, f"process {pid} on {host}")
+        who = f"process {pid} on {host}"
+    except (ValueError, TypeError, KeyError, OverflowError):  # of a process that died when it began to write
+        is_dead, who = _is_silent(path, "a process"), "another process"
+    if not is_dead:
+        raise BlockingIOError(f"{what} is in use by {who}; wait until it ends, or end it")
+
+
+def _is_silent(path: Path, who: str) -> bool:
+    """Whether nobody touches the lock for so long that its holder must have died, or it is gone."""
+    logger.warning("%s is held by %s; %.0f s show whether it lives", path, who, _SILENCE)
+    touched, end = _touched(path), time.monotonic() + _SILENCE
+    while time.monotonic() < end:
+        time.sleep(min(1.0, _SILENCE / 10))
+        if _touched(path) != touched:
+            return not path.exists()
+    return True
+
+
+def _touched(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _create(path: Path, content: bytes) -> bool:

@@ -78,6 +78,7 @@ def test_the_operations_are_those_that_were_counted(model):
     counted = [f"{arms[arm]['GFLOP']:,.0f}" for arm in ("standard", "ohem")]
     ratio = f"{arms['ohem']['GFLOP'] / arms['standard']['GFLOP']:.2f}"
     others = [f"{arms[arm][key]:,}" for key in ("ATen calls", "syncs") for arm in ("standard", "ohem")]
+    others.append(f"{arms['ohem']['memory ratio']:.3f}")
     (first,), (full,) = rows("README.md", model), rows("benchmarks/README.md", model)
     assert first[1:] == [*counted, ratio]
     assert full[1:] == [*counted, ratio, *others]

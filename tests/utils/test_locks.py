@@ -68,21 +68,46 @@ def test_a_process_id_that_is_used_again_or_by_nobody_does_not_keep_the_lock(tmp
         pass
 
 
-@pytest.mark.parametrize("change", [{"host": "other"}, {"namespace": "pid:[1]"}])
-def test_the_lock_of_a_process_that_cannot_be_seen_from_here_is_kept(tmp_path, change):
+@pytest.fixture
+def fast(monkeypatch):
+    """Locks that are touched often, and soon count as dead."""
+    monkeypatch.setattr(locks, "_TOUCHED", 0.02)
+    monkeypatch.setattr(locks, "_SILENCE", 0.3)
+
+
+FAR = [{"host": "other"}, {"namespace": "pid:[1]"}]
+
+
+@pytest.mark.parametrize("change", FAR)
+def test_the_lock_of_a_process_that_cannot_be_seen_from_here_is_taken_over_when_it_is_silent(
+    tmp_path, fast, change, caplog
+):
     path = held(tmp_path, pid=2**22 + 1, **change)
-    with pytest.raises(BlockingIOError, match=f"if no such process runs there, delete {path}$"):
-        with hold_lock(path, "x"):
+    with hold_lock(path, "x"):
+        assert json.loads(path.read_bytes())["pid"] == os.getpid()
+    assert f"{path} is held by process {2**22 + 1} on " in caplog.text
+
+
+@pytest.mark.parametrize("change", FAR)
+def test_it_is_kept_while_the_process_touches_it(tmp_path, fast, monkeypatch, change):
+    with monkeypatch.context() as there:
+        this_process = {**json.loads(locks._this_process()), **change}
+        there.setattr(locks, "_this_process", lambda: json.dumps(this_process).encode())
+        far = hold_lock(tmp_path / "x.lock", "x")
+        far.__enter__()
+    with pytest.raises(BlockingIOError, match="x is in use by process"):
+        with hold_lock(tmp_path / "x.lock", "x"):
             pass
-    assert path.exists()
+    far.__exit__(None, None, None)
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"pid": 1}', "\0"])
-def test_a_lock_that_does_not_say_whose_it_is_is_kept(tmp_path, text):
+def test_a_lock_that_was_half_written_is_taken_over_when_nobody_touches_it(tmp_path, fast, text):
     (tmp_path / "x.lock").write_text(text)
-    with pytest.raises(BlockingIOError, match="^x is locked; if no process uses it, delete .*x.lock$"):
-        with hold_lock(tmp_path / "x.lock", "x"):
-            pass
+    with hold_lock(tmp_path / "x.lock", "x"):
+        pass
+    assert not os.listdir(tmp_path)
 
 
 def test_a_lock_that_was_given_to_another_stays_when_the_block_ends(tmp_path):
