@@ -61,13 +61,16 @@ class BaseTrainer(TrainerBase):
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        state = {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+        state = {**super().state_dict(), "_trainer": self._trainer.state_dict(), "max_iter": self.max_iter}
         if isinstance(self._trainer.data_loader, TrainingBatches):
             state["batches"] = self._trainer.data_loader.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         TrainerBase.load_state_dict(self, state_dict)
+        was, now = state_dict.get("max_iter", self.max_iter), self.max_iter
+        if was != now:
+            logger.warning("Taken from the config, not from the checkpoint: %d iterations (was: %d)", now, was)
         if "_trainer" in state_dict:
             configured = _solver(self._trainer.optimizer)
             self._trainer.load_state_dict(state_dict["_trainer"])

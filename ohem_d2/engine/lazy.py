@@ -141,7 +141,7 @@ class LazyTrainer(BaseTrainer):
             self.model, loader, optimizer
         )
         self.checkpointer = CheckedCheckpointer(self.model, cfg.train.output_dir, trainer=weakref.proxy(self))
-        self.start_iter = 0
+        self.start_iter, self.max_iter = 0, cfg.train.max_iter
         self.register_hooks(self.build_hooks(optimizer))
 
     @classmethod
@@ -186,7 +186,7 @@ class LazyTrainer(BaseTrainer):
         return self.cfg.train.init_checkpoint
 
     def train(self) -> None:
-        super().train(self.start_iter, self.cfg.train.max_iter)
+        super().train(self.start_iter, self.max_iter)
 
     @classmethod
     def test(cls, cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
