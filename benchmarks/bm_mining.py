@@ -42,7 +42,7 @@ def chunks_of_detectron2(pooler, features, boxes, size, share) -> PooledRoIs:
 CANDIDATES, SUPPRESSION = "ohem_d2.modeling.candidates.", "ohem_d2.mining.suppression."
 UNDONE: dict[str, tuple] = {
     "as it is": ({}, {}),
-    "Detectron2's matcher": ({CANDIDATES + "_labels": lambda matcher, ious, best: matcher(ious)[1]}, {}),
+    "Detectron2's matcher": ({CANDIDATES + "match_labels": lambda matcher, ious, best: matcher(ious)[1]}, {}),
     "Detectron2's pooler": (
         {"ohem_d2.modeling.box_forward.pool_in_chunks": chunks_of_detectron2},
         {},

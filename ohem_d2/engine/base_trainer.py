@@ -70,7 +70,7 @@ class BaseTrainer(TrainerBase):
         TrainerBase.load_state_dict(self, state_dict)
         was, now = state_dict.get("max_iter", self.max_iter), self.max_iter
         if was != now:
-            logger.warning("Taken from the config, not from the checkpoint: %d iterations (was: %d)", now, was)
+            logger.warning("Taken from the config, not the checkpoint: %d iterations (was: %d)", now, was)
         if "_trainer" in state_dict:
             configured = _solver(self._trainer.optimizer)
             self._trainer.load_state_dict(state_dict["_trainer"])

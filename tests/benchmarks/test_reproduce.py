@@ -67,7 +67,7 @@ def test_the_config_of_a_row_is_what_its_columns_say(script, name, number):
     assert tuple(cfg.DATASETS.TRAIN) == DATA[row["data"]]
     assert cfg.DATASETS.TEST == (TESTED_ON.get(name) or TESTED_ON.get(row["data"], "voc_2007_test"),)
     mined = "OHEM" in (row.get("method") or row.get("sampling") or "OHEM")
-    assert heads.NAME.startswith("OHEM") is mined
+    assert (heads.NAME.startswith("OHEM") and cfg.MODEL.OHEM.ENABLED is not False) is mined
     assert cfg.TEST.AUG.ENABLED is ("+M" in row) and cfg.TEST.BOX_VOTING.ENABLED is ("+B" in row)
     assert (len(cfg.INPUT.MIN_SIZE_TRAIN) > 1) is ("+M" in row) or name == "today"
 

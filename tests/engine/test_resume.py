@@ -149,7 +149,7 @@ def test_values_of_the_optimizer_that_the_checkpoint_overrides_are_named(make_cf
     assert "Taken from the checkpoint, not from the config: " in caplog.text
     assert "lr 0.01 (config: 0.02)" in caplog.text and "momentum 0.9 (config: 0.8)" in caplog.text
     assert "weight_decay" not in caplog.text
-    assert "Taken from the config, not from the checkpoint: 4 iterations (was: 3)" in caplog.text
+    assert "Taken from the config, not the checkpoint: 4 iterations (was: 3)" in caplog.text
 
 
 def test_a_checkpoint_without_the_place_in_the_data_still_loads(make_cfg, caplog):
