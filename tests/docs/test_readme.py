@@ -84,6 +84,19 @@ def test_the_operations_are_those_that_were_counted(model):
     assert full[1:] == [*counted, ratio, *others]
 
 
+def test_the_floor_of_r50_c4_is_what_was_counted():
+    floor = json.loads((ROOT / "benchmarks/results/counts/mining_r50_c4.json").read_text())["floor"]
+    rois = 2 * 64
+    parts = {
+        "convolutions": (floor["GFLOP"], ".2f"),
+        "its batch norms": (1000 * floor["GB"]["the rest"], ".1f"),
+    }
+    parts["pooling to"] = 1000 * floor["GB"]["pooling"], ".1f"
+    for part, (total, form) in parts.items():
+        (cells,) = rows("benchmarks/README.md", part)
+        assert cells[1].split()[0] == format(total / rois, form)
+
+
 def test_the_ratio_on_the_cpu_is_the_measured_one():
     arms = json.loads((ROOT / "benchmarks/results/cpu/train_step_small.json").read_text())["arms"]
     ratio = arms["ohem"]["ms"] / arms["standard"]["ms"]
