@@ -86,15 +86,16 @@ def test_the_operations_are_those_that_were_counted(model):
 
 def test_the_floor_of_r50_c4_is_what_was_counted():
     floor = json.loads((ROOT / "benchmarks/results/counts/mining_r50_c4.json").read_text())["floor"]
-    rois = 2 * 64
+    rois, feature_maps = 2 * 64, 2 * 1024 * 50 * 84 * 4 / 1e6
+    megabytes = {part: 1000 * gigabytes for part, gigabytes in floor["GB"].items()}
     parts = {
-        "convolutions": (floor["GFLOP"], ".2f"),
-        "its batch norms": (1000 * floor["GB"]["the rest"], ".1f"),
+        "convolutions": f"{floor['GFLOP'] / rois:.2f} GFLOP",
+        "its batch norms,": f"{megabytes['the rest'] / rois:.1f} MB",
+        "pooling": f"{(megabytes['pooling'] - feature_maps) / rois:.1f} MB",
     }
-    parts["pooling to"] = 1000 * floor["GB"]["pooling"], ".1f"
-    for part, (total, form) in parts.items():
-        (cells,) = rows("benchmarks/README.md", part)
-        assert cells[1].split()[0] == format(total / rois, form)
+    for part, text in parts.items():
+        ((_, per_roi, _),) = rows("benchmarks/README.md", part)
+        assert per_roi == text
 
 
 def test_the_ratio_on_the_cpu_is_the_measured_one():
