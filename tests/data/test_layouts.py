@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ohem_d2.data.layouts import read_folder
+from ohem_d2.data.layouts.base import split_of
 
 from ..drawn_layouts import CLASSES, LAYOUTS, OBJECTS, SIZE, SPLITS, WITHOUT_SPLIT, draw, write, write_xml
 
@@ -51,6 +52,11 @@ def test_only_trainval_and_test_are_a_split_too(tmp_path):
     (lists / "val.txt").rename(lists / "test.txt")
     splits = {image.path.stem: image.split for image in read_folder(tmp_path).images}
     assert splits == {**dict.fromkeys(OBJECTS, "train"), "f": "test", "g": "test"}
+
+
+def test_the_last_name_that_tells_a_split_counts():
+    assert split_of(["train", "instances_val2017"]) == split_of(["valid", "images"]) == "val"
+    assert split_of(["trains", "evaluation", "latest"]) is None
 
 
 def test_of_images_with_one_name_that_of_the_split_is_taken(tmp_path):

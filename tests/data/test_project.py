@@ -156,6 +156,7 @@ def test_images_in_no_split_are_named_and_left_out(tmp_path):
     project = make_project(tmp_path / "data", tmp_path / "p", CONFIGS)
     assert [p.text for p in project.problems] == ["2 labelled images are in no split; they are left out"]
     assert "2 labelled images" in (tmp_path / "p/report.txt").read_text()
+    assert ": 4 images, " in project.summary
     content = json.loads((tmp_path / "p/annotations/train.json").read_text())
     assert [image["file_name"] for image in content["images"]] == ["JPEGImages/a.jpg", "JPEGImages/b c.jpg"]
     assert [c["name"] for c in content["categories"]] == CLASSES

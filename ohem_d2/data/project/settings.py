@@ -36,15 +36,16 @@ MODEL:
 _COMMON = """\
   ROI_HEADS:
     NUM_CLASSES: {num_classes}
-    # The budget b. An image in ten has more than {crowded:.0f} objects, each with about 3 RoIs that are no
-    # duplicates: b is twice their number, so that background is trained too, and at least 64.
+    # The budget b. One image in ten has {crowded:.0f} objects or more. With 3 foreground RoIs each that are no
+    # duplicates, b is at least twice those, and 64: were it smaller, background would not be trained.
     BATCH_SIZE_PER_IMAGE: {budget}
 DATASETS:
   CATALOG: ["{project}/catalog.yaml"]
   TRAIN: ["{train}"]
   TEST: ["{test}"]
 INPUT:
-  # 9 in 10 objects of each class have {pixels:.0f} pixels a side or more at {side}{bounds}.
+  # The short side. At {side}, 9 in 10 objects of each class have {pixels:.0f} pixels a side or more.
+  # {bounds}
   MIN_SIZE_TRAIN: {train_sides}
   MIN_SIZE_TEST: {side}
   # {aspect:.2f} times that: 19 in 20 images are no longer.
@@ -87,7 +88,7 @@ def cpu_config(data: ProjectData, configs: Path, network: str = "") -> str:
         anchors=_anchors(data.statistics, side),
     )
     schedule = _schedule(len(data.statistics.boxes_per_image), 2, 10, (300, 1000))
-    bounds = ", which is kept within 240 and 400 for speed"
+    bounds = "It is set for 24, three cells of the features, but within 240 and 400 for speed."
     return head + _common(data, configs, side, [side], bounds, schedule) + _output(data.project / "output")
 
 
@@ -98,7 +99,7 @@ def gpu_config(data: ProjectData, configs: Path) -> str:
     head = _GPU.format(folder=data.folder, configs=configs)
     schedule = _schedule(len(data.statistics.boxes_per_image), 4, 30, (1000, 90000))
     rate = "  # 0.02 for 16 images, in proportion.\n  BASE_LR: 0.005\n"
-    bounds = ", which is kept within 480 and 1200"
+    bounds = "It is set for 32, the smallest anchor, but within 480 and 1200."
     return (
         head
         + _common(data, configs, side, sides, bounds, schedule)
