@@ -82,6 +82,9 @@ def test_a_split_of_few_images_holds_out_one_whose_class_is_trained_on():
     images = labelled(["cat"], ["cat"], ["dog"])
     draw_split(images)
     assert [i.split for i in images].count("val") == 1 and images[2].split == "train"
+    one, other = labelled(["cat"], [])
+    draw_split([one, other])
+    assert (one.split, other.split) == ("train", "val")
     with pytest.raises(ValueError, match="found 1 image; expected at least 2"):
         draw_split(images[:1])
 

@@ -36,8 +36,8 @@ MODEL:
 _COMMON = """\
   ROI_HEADS:
     NUM_CLASSES: {num_classes}
-    # The budget b. One image in ten has {crowded:.0f} objects or more. With 3 foreground RoIs each that are no
-    # duplicates, b is at least twice those, and 64: were it smaller, background would not be trained.
+    # The budget b: one image in ten has {crowded:.0f} objects or more. Taking 3 foreground RoIs for each that
+    # are no duplicates, b is twice those or more, and at least 64, lest background is not trained.
     BATCH_SIZE_PER_IMAGE: {budget}
 DATASETS:
   CATALOG: ["{project}/catalog.yaml"]
@@ -58,6 +58,11 @@ SOLVER:
   STEPS: {steps}
   WARMUP_ITERS: {warmup}
   CHECKPOINT_PERIOD: {period}
+{rate}OUTPUT_DIR: "{project}/{output}"
+"""
+_GPU_RATE = """\
+  # 0.02 for 16 images, in proportion.
+  BASE_LR: 0.005
 """
 
 
@@ -87,9 +92,9 @@ def cpu_config(data: ProjectData, configs: Path, network: str = "") -> str:
         weights=data.project / "weights.pth" if network else "",
         anchors=_anchors(data.statistics, side),
     )
-    schedule = _schedule(len(data.statistics.boxes_per_image), 2, 10, (300, 1000))
-    bounds = "It is set for 24, three cells of the features, but within 240 and 400 for speed."
-    return head + _common(data, configs, side, [side], bounds, schedule) + _output(data.project / "output")
+    schedule = _schedule(len(data.statistics.boxes_per_image), 2, 10, (300, 1000), 100)
+    bounds = "Set for 24, three cells of the features; within 240 and 400, for speed, and twice the image."
+    return head + _common(data, side, [side], bounds, schedule, "", "output")
 
 
 def gpu_config(data: ProjectData, configs: Path) -> str:
@@ -97,19 +102,19 @@ def gpu_config(data: ProjectData, configs: Path) -> str:
     side = _side(data.statistics, 32, 480, 1200)
     sides = [round(side * share / 16) * 16 for share in (0.8, 0.9, 1)]
     head = _GPU.format(folder=data.folder, configs=configs)
-    schedule = _schedule(len(data.statistics.boxes_per_image), 4, 30, (1000, 90000))
-    rate = "  # 0.02 for 16 images, in proportion.\n  BASE_LR: 0.005\n"
-    bounds = "It is set for 32, the smallest anchor, but within 480 and 1200."
-    return (
-        head
-        + _common(data, configs, side, sides, bounds, schedule)
-        + rate
-        + _output(data.project / "output_gpu")
-    )
+    schedule = _schedule(len(data.statistics.boxes_per_image), 4, 30, (1000, 90000), 1000)
+    bounds = "Set for 32, the smallest anchor; within 480 and 1200, and twice the image."
+    return head + _common(data, side, sides, bounds, schedule, _GPU_RATE, "output_gpu")
 
 
 def _common(
-    data: ProjectData, configs: Path, side: int, sides: list[int], bounds: str, schedule: dict[str, Any]
+    data: ProjectData,
+    side: int,
+    sides: list[int],
+    bounds: str,
+    schedule: dict[str, Any],
+    rate: str,
+    output: str,
 ) -> str:
     statistics = data.statistics
     crowded, aspect = np.percentile(statistics.boxes_per_image, 90), np.percentile(statistics.aspects, 95)
@@ -127,12 +132,10 @@ def _common(
         aspect=aspect,
         longest=int(np.ceil(side * aspect)),
         num_train=len(statistics.boxes_per_image),
+        rate=rate,
+        output=output,
         **schedule,
     )
-
-
-def _output(folder: Path) -> str:
-    return f'OUTPUT_DIR: "{folder}"\n'
 
 
 def _side(statistics: Statistics, pixels: int, lowest: int, highest: int) -> int:
@@ -156,7 +159,9 @@ def _budget(crowded: float) -> int:
     return int(np.clip(2 ** np.ceil(np.log2(max(6 * crowded, 1))), 64, 512))
 
 
-def _schedule(num_images: int, batch: int, epochs: int, bounds: tuple[int, int]) -> dict[str, Any]:
+def _schedule(
+    num_images: int, batch: int, epochs: int, bounds: tuple[int, int], warmup: int
+) -> dict[str, Any]:
     iterations = int(np.clip(round(epochs * num_images / batch, -1), *bounds))
     return {
         "batch": batch,
@@ -164,6 +169,6 @@ def _schedule(num_images: int, batch: int, epochs: int, bounds: tuple[int, int])
         "limits": f", within {bounds[0]} and {bounds[1]} iterations",
         "iterations": iterations,
         "steps": [iterations * 3 // 4],
-        "warmup": min(100, iterations // 5) if batch == 2 else min(1000, iterations // 5),
+        "warmup": min(warmup, iterations // 5),
         "period": max(100, iterations // 4),
     }

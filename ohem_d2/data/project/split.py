@@ -45,8 +45,9 @@ def _has(image: LabelledImage, name: str) -> bool:
 
 
 def _move_one(images: Sequence[LabelledImage], counts: dict[str, int]) -> None:
-    """Move to "val" the image whose classes the others have most of."""
-    fullest = max(
-        images, key=lambda image: min((counts[a["category"]] for a in image.annotations), default=0)
-    )
-    fullest.split = "val"
+    """Move to "val" the image whose classes the others have most of, or else one without objects."""
+
+    def spare(image: LabelledImage) -> float:
+        return min((counts[a["category"]] for a in image.annotations), default=1.5)
+
+    max(images, key=spare).split = "val"
