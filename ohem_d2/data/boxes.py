@@ -9,7 +9,7 @@ from detectron2.structures import BoxMode
 
 from ..utils.messages import name_some
 
-__all__ = ["box_problem", "with_valid_boxes"]
+__all__ = ["box_problem", "clip_box", "with_valid_boxes"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,12 @@ def box_problem(box: Sequence[float], size: Sequence[float]) -> str | None:
     if min(x1, y1) < -_ROUNDING or x2 > width + _ROUNDING or y2 > height + _ROUNDING:
         return _BEYOND
     return None
+
+
+def clip_box(box: Sequence[float], size: Sequence[float]) -> list[float]:
+    """An XYXY_ABS box, clipped to an image of `size` (width, height)."""
+    (x1, y1, x2, y2), (width, height) = box, size
+    return [max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)]
 
 
 def with_valid_boxes(dataset_dicts: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
@@ -72,7 +78,7 @@ def _with_valid_boxes(record: dict[str, Any], name: str, found: dict[str, list[s
             is_changed = True
             found[problem].append(f"image {record['image_id']} {annotation['bbox']}")
         if problem == _BEYOND:
-            annotation = {**annotation, "bbox": _clip(corners, size), "bbox_mode": BoxMode.XYXY_ABS}
+            annotation = {**annotation, "bbox": clip_box(corners, size), "bbox_mode": BoxMode.XYXY_ABS}
         if problem in (None, _BEYOND):
             annotations.append(annotation)
     return {**record, "annotations": annotations} if is_changed else record
@@ -86,8 +92,3 @@ def _corners(annotation: dict[str, Any]) -> Sequence[float] | None:
         x, y, width, height = annotation["bbox"]
         return x, y, x + width, y + height
     return None
-
-
-def _clip(corners: Sequence[float], size: tuple[float, float]) -> list[float]:
-    (x1, y1, x2, y2), (width, height) = corners, size
-    return [max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)]

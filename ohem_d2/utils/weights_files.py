@@ -1,4 +1,4 @@
-"""Files of weights, read without executing code: those of torch, and pickles of Detectron2 and Caffe2."""
+"""Files of weights, read without executing code: torch's, safetensors, pickles of Detectron2 and Caffe2."""
 
 import io
 import logging
@@ -7,6 +7,7 @@ import re
 import zipfile
 from typing import IO, Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -27,7 +28,8 @@ def read_weights(path: str) -> dict[str, Any]:
 
     Args:
         path: local file. ``.pkl``: a dict of Detectron2's model zoo, or the blobs of Caffe2; ``.pyth``: of
-            pycls; any other: what ``torch.save`` wrote, a checkpoint or a bare state dict.
+            pycls; ``.safetensors``: a state dict; any other: what ``torch.save`` wrote, a checkpoint or a
+            bare state dict.
 
     Returns:
         ``model``, a state dict of tensors or arrays, and what else the file has. ``matching_heuristics`` is
@@ -65,13 +67,15 @@ def _state(content: Any, key: str = "") -> dict[str, Any]:
 
 
 def load_torch(path: str) -> Any:
-    """Load what ``torch.save`` wrote to the CPU: tensors, numbers, text and containers.
+    """Load a ``.safetensors``, or what ``torch.save`` wrote, to the CPU: tensors, numbers, text, containers.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: as `read_weights`.
     """
     try:
+        if path.endswith(".safetensors"):
+            return safetensors.torch.load_file(path)
         with open(path, "rb") as file:
             _check_nesting(file)
         return torch.load(path, map_location="cpu", weights_only=True)

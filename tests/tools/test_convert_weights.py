@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from torchvision.models import resnet18, vgg16
+from safetensors.torch import save_file
+from torchvision.models import get_model, resnet18, vgg16
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from ohem_d2.engine import load_config
 from ohem_d2.utils.checkpoint import CheckedCheckpointer
@@ -42,6 +44,24 @@ def same_image(model, size):
     ours = model.preprocess_image([{"image": image}]).tensor
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return ours, ((rgb / 255 - mean[:, None, None]) / std[:, None, None])[None]
+
+
+@pytest.mark.parametrize(
+    "name, base, layer",
+    [("squeezenet1_0", "SqueezeNet", "features.10"), ("resnet18", "ResNet18", "layer2")],
+)
+def test_the_small_model_has_the_features_of_a_safetensors_file(tmp_path, convert, name, base, layer):
+    """What the script prints are the values of the config, so that the commands need no more."""
+    torch.manual_seed(0)
+    theirs = get_model(name, weights=None).eval()
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    opts = convert("torchvision", name, tmp_path / "ours.pth", "--weights", tmp_path / "theirs.safetensors")
+    model = load(f"Base-FasterRCNN-small-{base}", ["MODEL.WEIGHTS", str(tmp_path / "ours.pth")], tmp_path)
+    ours, image = same_image(model, (64, 96))
+    assert opts[:2] == ["MODEL.WEIGHTS", str(tmp_path / "ours.pth")]
+    with torch.no_grad():
+        expected = create_feature_extractor(theirs, [layer])(image)[layer]
+        torch.testing.assert_close(model.backbone(ours)[layer], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("image_format, suffix", [("BGR", "pth"), ("RGB", "pkl")])

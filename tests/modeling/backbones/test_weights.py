@@ -216,11 +216,12 @@ def test_the_order_of_a_state_dict_does_not_matter():
         assert len(state) == len(shapes) + 4
 
 
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no weights"])
-def test_a_file_of_weights_that_cannot_be_read_is_named(tmp_path, content):
-    (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="a.pth is no state dict: no checkpoint, or truncated"):
-        torchvision_weights("resnet18", str(tmp_path / "a.pth"))
+def test_a_file_of_weights_that_cannot_be_read_is_named(tmp_path, content, name):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is no state dict: no checkpoint, or truncated"):
+        torchvision_weights("resnet18", str(tmp_path / name))
 
 
 def test_a_file_of_something_else_is_named(tmp_path):

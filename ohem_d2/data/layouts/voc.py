@@ -1,0 +1,95 @@
+"""Reads XML of PASCAL VOC: that of LabelImg beside the images, and ``Annotations`` with ``ImageSets``."""
+
+import math
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from ..voc import CORNERS
+from .base import LabelledFolder, split_of
+from .images import ImageIndex
+
+__all__ = ["read_voc"]
+
+
+def read_voc(folder: Path, index: ImageIndex) -> LabelledFolder | None:
+    """Read all XML files below `folder` whose root is ``annotation``; None if there are none.
+
+    The image of a file has its stem. Splits are those of ``ImageSets/Main``, else of the folders' names.
+    """
+    trees, broken = _parse(folder)
+    if not trees:
+        return None
+    layout = "VOC" if any(path.parent.name == "Annotations" for path in trees) else "LabelImg"
+    found = LabelledFolder(f"{layout} (XML of PASCAL VOC)")
+    for path, text in broken:
+        found.add_problem(path, text)
+    splits = _splits(folder)
+    names = {o.findtext("name", "").strip() for tree in trees.values() for o in tree.iter("object")}
+    found.classes = sorted(names - {""})
+    for path, tree in trees.items():
+        _read(found, path, tree, index, splits)
+    labelled = {image.path for image in found.images}
+    bare = [path for path in index.paths if path not in labelled]
+    if bare:
+        found.add_problem(
+            folder, f"{len(bare)} images have no XML: {bare[0].name} for one; they are left out"
+        )
+    return found
+
+
+def _parse(folder: Path) -> tuple[dict[Path, ET.Element], list[tuple[Path, str]]]:
+    """The annotations below `folder`, and the files that are no XML."""
+    trees, broken = {}, []
+    for path in sorted(folder.rglob("*.xml")):
+        try:
+            root = ET.parse(path).getroot()
+        except (ET.ParseError, ValueError, LookupError) as error:
+            broken.append((path, f"malformed XML: {error}"))
+            continue
+        if root.tag == "annotation":
+            trees[path] = root
+    return trees, broken
+
+
+def _splits(folder: Path) -> dict[str, str]:
+    """Image id -> split, from ``ImageSets/Main``; ``trainval`` counts where there is no ``train``."""
+    splits: dict[str, str] = {}
+    lists = [path for path in sorted(folder.rglob("*.txt")) if path.parent.name == "Main"]
+    for stem in ("trainval", "train", "valid", "val", "test"):  # a later one is the more particular
+        for path in lists:
+            if path.stem == stem:
+                lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
+                splits.update(dict.fromkeys(filter(None, lines), split_of([stem]) or stem))
+    return splits
+
+
+def _read(
+    found: LabelledFolder, path: Path, tree: ET.Element, index: ImageIndex, splits: dict[str, str]
+) -> None:
+    split = splits.get(path.stem) or split_of(path.relative_to(index.folder).parts[:-1])
+    picture = index.find(path.stem, path, split)
+    if picture is None:
+        return found.add_problem(path, f"there is no image {path.stem} (named {tree.findtext('filename')!r})")
+    width, height = (_number(tree, f"size/{side}") for side in ("width", "height"))
+    image = found.add_image(picture, path, (int(width), int(height)) if width and height else None, split)
+    for number, element in enumerate(tree.iter("object"), 1):
+        name, what = element.findtext("name", "").strip(), f"object {number}"
+        corners = [_number(element, f"bndbox/{corner}") for corner in CORNERS]
+        if image is None or not name or None in corners:
+            missing = "a name" if not name else "four numbers in bndbox"
+            if image is not None:
+                found.add_problem(path, f"{what}: it lacks {missing}")
+            continue
+        # Pixels are 1-based and inclusive; yet with xmin = xmax a box has no area, as for the VOC loader.
+        xmin, ymin, xmax, ymax = corners
+        box = xmin - 1, ymin - 1, xmax - (xmin == xmax), ymax - (ymin == ymax)
+        found.add_box(image, name, box, path, what)
+    return None
+
+
+def _number(element: ET.Element, tag: str) -> float | None:
+    try:
+        value = float(element.findtext(tag, ""))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

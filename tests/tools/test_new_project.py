@@ -1,0 +1,71 @@
+"""From a folder to detections with the commands that the script prints."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from ..conftest import ROOT
+from ..drawn_layouts import LAYOUTS, write
+
+
+@pytest.fixture
+def new_project(load_script, monkeypatch, tmp_path, capsys):
+    """``new_project(*arguments)`` runs the script in `tmp_path`; returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+    script = load_script("tools/new_project.py")
+
+    def run(*arguments):
+        script.main([str(argument) for argument in arguments])
+        return capsys.readouterr().out
+
+    return run
+
+
+def commands(printed):
+    text = printed.partition("Next:\n")[2].replace("\\\n", " ")
+    return [shlex.split(line) for line in text.splitlines() if line.strip().startswith("python ")]
+
+
+def test_it_prints_what_it_found_and_what_to_type(new_project, tmp_path):
+    LAYOUTS["labelimg"](tmp_path / "pets")
+    write(tmp_path / "resnet18.pth", "")
+    write(tmp_path / "pets/h.xml", "<annotation/>")
+    printed = new_project("pets", "--weights", "resnet18.pth")
+    assert "no split: one image in five is held out (val), by class, seed 0" in printed
+    assert (
+        f"Problems: 1, all in projects/pets/report.txt\n{tmp_path}/pets/h.xml: there is no image h" in printed
+    )
+    convert, train, visualize, on_gpu = commands(printed)
+    assert convert[1:] == [
+        *("tools/convert_weights.py", "torchvision", "resnet18", "projects/pets/weights.pth"),
+        *("--weights", "resnet18.pth"),
+    ]
+    assert train[1:] == ["train_net.py", "--config-file", "projects/pets/config.yaml"]
+    assert visualize[1] == "tools/visualize.py" and on_gpu[-1] == "projects/pets/config_gpu.yaml"
+
+
+def test_a_mistake_is_one_line(new_project, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        new_project("gone")
+    assert stop.value.code == f"new_project.py: folder {tmp_path}/gone does not exist"
+
+
+@pytest.mark.slow
+def test_its_commands_lead_to_detections(new_project, tmp_path):
+    """One training for all layouts: their projects differ in nothing else (tests/data/test_project.py)."""
+    LAYOUTS["yolo"](tmp_path / "pets")
+    train, visualize, _ = commands(new_project("pets", "--output", "p"))
+    few = [
+        *("SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "DATALOADER.NUM_WORKERS", "0"),
+        *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"),
+    ]
+    for command in [*train, *few], visualize:
+        call = [sys.executable, str(ROOT / command[1]), *command[2:]]
+        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    metrics = [json.loads(line) for line in (tmp_path / "p/output/metrics.json").read_text().splitlines()]
+    assert metrics[-1]["iteration"] == 4 and "bbox/AP" in metrics[-1]
+    assert (tmp_path / "p/detections.png").is_file()
