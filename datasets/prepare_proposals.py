@@ -27,6 +27,7 @@ import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps o
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ohem_d2.data import register_catalog
+from ohem_d2.data.registered import require_registered
 from ohem_d2.engine import load_config
 from ohem_d2.proposals import read_proposals, summarize_proposals
 from ohem_d2.proposals.box_targets import format_targets, measure_targets
@@ -246,12 +247,6 @@ def group_by_output(names: list[str], output: str | None = None) -> dict[str, li
             raise ValueError(f"data set {name!r} has no proposal file in its catalogue; give --output")
         outputs.setdefault(path, []).append(name)
     return outputs
-
-
-def require_registered(name: str) -> None:
-    if name not in DatasetCatalog:
-        choices = ", ".join(DatasetCatalog.list())
-        raise ValueError(f"data set {name!r} is not registered; choose from {choices}")
 
 
 def check_output(path: str, overwrite: bool) -> None:

@@ -31,6 +31,7 @@ from ..utils.seeding import seed_generators
 from .boxes import with_valid_boxes
 from .difficult import training_config
 from .regions import RegionDatasetMapper
+from .registered import require_registered
 from .resumable import ResumableLoader
 
 __all__ = ["ProposalDatasetMapper", "build_labelled_loader", "build_test_loader", "build_train_loader"]
@@ -155,6 +156,8 @@ def build_labelled_loader(
         spread: take images evenly spread over all data sets, not the first ones.
     """
     names = [dataset_names] if isinstance(dataset_names, str) else list(dataset_names)
+    for name in names:
+        require_registered(name)
     augmentations = build_augmentation(cfg, is_train=False)
     split = "TRAIN" if set(names) <= set(cfg.DATASETS.TRAIN) else "TEST"
     if split == "TRAIN":

@@ -29,6 +29,7 @@ from ..evaluation import check_testing
 from ..modeling import OHEMMixin, OHEMRetinaNetMixin, OHEMRPNMixin
 from ..utils.messages import brief
 from ..utils.yaml_files import ConfigLoader, read_yaml
+from .num_classes import fit_num_classes, unset_num_classes
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ class _SafeCfgNode(CfgNode):
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """Read a YAML config and overrides, register its catalogues and check its keys and values.
 
-    Without CUDA the device becomes the CPU. The output folder is created.
+    Without CUDA the device becomes the CPU. A number of classes that is set nowhere becomes that of the data
+    sets. The output folder is created.
 
     Args:
         config_file: path; "": only the defaults.
@@ -58,12 +60,13 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     Raises:
         FileNotFoundError: no such config or catalogue.
         KeyError: an unknown key or registered name.
-        ValueError: a value out of its range, settings that contradict each other, a bad catalogue, or YAML
-            that is malformed or could run code.
+        ValueError: a value out of its range, settings that contradict each other or the data sets, a data set
+            that is not registered, a bad catalogue, or YAML that is malformed or could run code.
         OSError: the output folder cannot be written.
     """
     cfg = get_cfg()
     add_ohem_config(cfg)
+    unset_num_classes(cfg)
     if config_file:
         if not os.path.isfile(config_file):
             raise FileNotFoundError(f"config file {config_file} does not exist")
@@ -76,6 +79,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     for catalog in cfg.DATASETS.CATALOG:
         register_catalog(catalog)
     check_config(cfg)
+    fit_num_classes(cfg)
     cfg.freeze()
     return cfg
 

@@ -136,8 +136,8 @@ def test_an_interrupt_leaves_no_unfinished_file_and_the_same_command_goes_on(gen
     assert len(calls) == 3 and [path.name for path in (tmp_path / "p").iterdir()] == ["train.safetensors"]
 
 
-def test_an_unknown_data_set_is_named_with_the_choices(generate):
-    with pytest.raises(SystemExit, match=r"'toy_val' is not registered; choose from .*toy_train"):
+def test_an_unknown_data_set_is_named_with_the_nearest(generate):
+    with pytest.raises(SystemExit, match=r"'toy_val' is not registered; did you mean toy_train[?,]"):
         generate("--dataset", "toy_val")
 
 
