@@ -26,7 +26,7 @@ from ohem_d2.data import build_labelled_loader
 from ohem_d2.engine import load_config
 from ohem_d2.modeling import inspect_candidates
 from ohem_d2.modeling.candidates import mine_candidates
-from ohem_d2.utils.checkpoint import CheckedCheckpointer
+from ohem_d2.utils.checkpoint import load_trained
 from ohem_d2.utils.regions import TargetsWithRegions
 from ohem_d2.visualization import class_colours, draw_boxes, tile
 from ohem_d2.visualization.pictures import BLACK
@@ -52,7 +52,7 @@ def main() -> None:
         cfg = load_config(args.config_file, args.opts)
         loader = build_labelled_loader(cfg, args.dataset, args.num_images)
         model = build_model(cfg).eval()
-        CheckedCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        load_trained(model, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
     except (KeyError, ValueError, OSError) as error:
         sys.exit(f"visualize.py: {error}")
     names = MetadataCatalog.get(args.dataset).thing_classes

@@ -50,8 +50,8 @@ class _SafeCfgNode(CfgNode):
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """Read a YAML config and overrides, register its catalogues and check its keys and values.
 
-    Without CUDA the device becomes the CPU. A number of classes that is set nowhere becomes that of the data
-    sets. The output folder is created.
+    Without CUDA the device becomes the CPU, with a warning. A number of classes that is set nowhere becomes
+    that of the data sets. The output folder is created.
 
     Args:
         config_file: path; "": only the defaults.
@@ -74,8 +74,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         _merge(safe, config_file, lambda: safe.merge_from_file(config_file))
         cfg = CfgNode(safe)
     _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = present_device("MODEL.DEVICE", cfg.MODEL.DEVICE)
     for catalog in cfg.DATASETS.CATALOG:
         register_catalog(catalog)
     check_config(cfg)
@@ -164,6 +163,14 @@ def _valid_keys(cfg: CfgNode, section: Sequence[str]) -> str:
     if list(section) == ["MODEL", "ROI_HEADS"]:
         return f"valid: {', '.join(node)}; hard example mining is set in MODEL.OHEM"
     return f"valid: {', '.join(node)}"
+
+
+def present_device(key: str, device: str) -> str:
+    """`device`; where it is CUDA and there is none, the CPU, with a warning that names `key`."""
+    if not device.startswith("cuda") or torch.cuda.is_available():
+        return device
+    logger.warning("%s is %r, but there is no CUDA device: running on the CPU", key, device)
+    return "cpu"
 
 
 def check_writable(key: str, folder: str) -> None:
