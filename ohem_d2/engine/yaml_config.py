@@ -70,6 +70,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if config_file:
         if not os.path.isfile(config_file):
             raise FileNotFoundError(f"config file {config_file} does not exist")
+        if config_file.endswith(".py"):
+            raise ValueError(f"{config_file} is a Python config; this command takes YAML configs alone")
         safe = _SafeCfgNode(cfg)
         _merge(safe, config_file, lambda: safe.merge_from_file(config_file))
         cfg = CfgNode(safe)
