@@ -43,7 +43,7 @@ from ohem_d2.proposals.generation import (
 )
 from ohem_d2.proposals.inspection import format_inspections, inspect_proposals
 from ohem_d2.proposals.rpn_proposals import RPNProposals
-from ohem_d2.proposals.selective_search import MODES, SelectiveSearch
+from ohem_d2.proposals.selective_search import MAX_SIDE, MODES, SelectiveSearch
 from ohem_d2.visualization import plot_inspections
 
 
@@ -79,11 +79,17 @@ def add_selective_search(generators) -> None:
     add_generate_arguments(parser)
     parser.add_argument("--mode", choices=MODES, default="fast", help="default: fast; quality: more boxes")
     parser.add_argument("--scale", type=float, default=1.0, help="factor to resize images by (default: 1)")
+    parser.add_argument(
+        "--max-side",
+        type=int,
+        default=MAX_SIDE,
+        help=f"shrink larger images for the search, in pixels (default {MAX_SIDE}; 0: none)",
+    )
     parser.set_defaults(run=run_selective_search)
 
 
 def run_selective_search(args: argparse.Namespace) -> None:
-    run_generate(args, lambda: SelectiveSearch(args.mode, args.scale, args.workers))
+    run_generate(args, lambda: SelectiveSearch(args.mode, args.scale, args.workers, args.max_side))
 
 
 def add_rpn(generators) -> None:
