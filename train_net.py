@@ -26,6 +26,7 @@ from detectron2.utils.logger import setup_logger
 from ohem_d2.engine import LazyTrainer, OHEMTrainer, forward_signals, load_config, load_lazy_config
 from ohem_d2.utils.files import remove_unfinished
 from ohem_d2.utils.locks import hold_lock
+from ohem_d2.utils.logs import held_records
 
 logger = logging.getLogger("ohem_d2.train_net")
 
@@ -38,12 +39,13 @@ def main(args):
 def run(args, stack: ExitStack):
     """Train or evaluate; `stack` keeps other runs out of the output folder of a training."""
     try:
-        if args.config_file.endswith(".py"):
-            trainer_class, cfg = LazyTrainer, load_lazy_config(args.config_file, args.opts)
-            output_dir, device = cfg.train.output_dir, cfg.train.device
-        else:
-            trainer_class, cfg = OHEMTrainer, load_config(args.config_file, args.opts)
-            output_dir, device = cfg.OUTPUT_DIR, cfg.MODEL.DEVICE
+        with held_records("ohem_d2") as records:  # the config says where the log file is
+            if args.config_file.endswith(".py"):
+                trainer_class, cfg = LazyTrainer, load_lazy_config(args.config_file, args.opts)
+                output_dir, device = cfg.train.output_dir, cfg.train.device
+            else:
+                trainer_class, cfg = OHEMTrainer, load_config(args.config_file, args.opts)
+                output_dir, device = cfg.OUTPUT_DIR, cfg.MODEL.DEVICE
         if not args.eval_only and comm.is_main_process():
             stack.enter_context(
                 hold_lock(Path(output_dir) / "training.lock", f"the output folder {output_dir}")
@@ -51,6 +53,8 @@ def run(args, stack: ExitStack):
             remove_unfinished(output_dir)
         default_setup(cfg, args)
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ohem_d2")
+        for record in records:
+            logger.handle(record)
         logger.info("Running on %s", device)
         if args.eval_only:
             return trainer_class.test(cfg, trainer_class.build_trained_model(cfg, resume=args.resume))

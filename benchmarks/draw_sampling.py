@@ -29,7 +29,7 @@ from ohem_d2.data import build_labelled_loader
 from ohem_d2.engine import load_config
 from ohem_d2.modeling import inspect_candidates
 from ohem_d2.modeling.candidates import mine_candidates
-from ohem_d2.utils.checkpoint import CheckedCheckpointer
+from ohem_d2.utils.checkpoint import load_trained
 from ohem_d2.visualization import draw_boxes, tile
 
 EASY_LOSS = 0.3  # below it a RoI is drawn as easy
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         cfg = load_config(args.config_file, args.opts)
         *_, (x,) = build_labelled_loader(cfg, cfg.DATASETS.TRAIN[0], args.image + 1)
         model = build_model(cfg).eval()
-        CheckedCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        load_trained(model, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
     except (KeyError, ValueError, OSError) as error:
         sys.exit(f"draw_sampling.py: {error}")
     options = OHEMOptions.from_config(cfg)

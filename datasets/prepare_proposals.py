@@ -27,6 +27,7 @@ import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps o
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ohem_d2.data import register_catalog
+from ohem_d2.data.registered import require_registered
 from ohem_d2.engine import load_config
 from ohem_d2.proposals import read_proposals, summarize_proposals
 from ohem_d2.proposals.box_targets import format_targets, measure_targets
@@ -42,7 +43,7 @@ from ohem_d2.proposals.generation import (
 )
 from ohem_d2.proposals.inspection import format_inspections, inspect_proposals
 from ohem_d2.proposals.rpn_proposals import RPNProposals
-from ohem_d2.proposals.selective_search import MODES, SelectiveSearch
+from ohem_d2.proposals.selective_search import MAX_SIDE, MODES, SelectiveSearch
 from ohem_d2.visualization import plot_inspections
 
 
@@ -78,11 +79,17 @@ def add_selective_search(generators) -> None:
     add_generate_arguments(parser)
     parser.add_argument("--mode", choices=MODES, default="fast", help="default: fast; quality: more boxes")
     parser.add_argument("--scale", type=float, default=1.0, help="factor to resize images by (default: 1)")
+    parser.add_argument(
+        "--max-side",
+        type=int,
+        default=MAX_SIDE,
+        help=f"shrink larger images for the search, in pixels (default {MAX_SIDE}; 0: none)",
+    )
     parser.set_defaults(run=run_selective_search)
 
 
 def run_selective_search(args: argparse.Namespace) -> None:
-    run_generate(args, lambda: SelectiveSearch(args.mode, args.scale, args.workers))
+    run_generate(args, lambda: SelectiveSearch(args.mode, args.scale, args.workers, args.max_side))
 
 
 def add_rpn(generators) -> None:
@@ -246,12 +253,6 @@ def group_by_output(names: list[str], output: str | None = None) -> dict[str, li
             raise ValueError(f"data set {name!r} has no proposal file in its catalogue; give --output")
         outputs.setdefault(path, []).append(name)
     return outputs
-
-
-def require_registered(name: str) -> None:
-    if name not in DatasetCatalog:
-        choices = ", ".join(DatasetCatalog.list())
-        raise ValueError(f"data set {name!r} is not registered; choose from {choices}")
 
 
 def check_output(path: str, overwrite: bool) -> None:

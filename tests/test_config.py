@@ -323,3 +323,12 @@ def test_a_file_that_is_no_config_is_named(tmp_path, text, message):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_config(str(tmp_path / "a.yaml"), ["OUTPUT_DIR", str(tmp_path)])
+
+
+@pytest.mark.parametrize("device, warns", [("cuda", True), ("cuda:1", True), ("cpu", False)])
+def test_a_device_that_is_not_there_is_a_warning(tmp_path, monkeypatch, caplog, device, warns):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg = load_config("", ["MODEL.DEVICE", device, "OUTPUT_DIR", str(tmp_path)])
+    assert cfg.MODEL.DEVICE == "cpu"
+    message = f"MODEL.DEVICE is {device!r}, but there is no CUDA device: running on the CPU"
+    assert caplog.messages == [message] * warns

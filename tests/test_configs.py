@@ -212,8 +212,8 @@ def test_a_config_trains_a_step_and_infers(storage, monkeypatch, tmp_path, name)
     """Made tiny: few channels, small layers, small images. Real sizes are tested elsewhere."""
     for head in VGG16BoxHead, VGG_CNN_M_1024BoxHead:
         monkeypatch.setattr(head, "fc_dims", (32, 32))
-    no_data = ["DATASETS.CATALOG", "()", "OUTPUT_DIR", str(tmp_path)]
-    cfg = load_config(f"{CONFIGS}/{name}.yaml", no_data).clone()
+    no_data = [x for key in ("CATALOG", "TRAIN", "TEST") for x in (f"DATASETS.{key}", "()")]
+    cfg = load_config(f"{CONFIGS}/{name}.yaml", [*no_data, "OUTPUT_DIR", str(tmp_path)]).clone()
     cfg.defrost()
     make_tiny(cfg)
     torch.manual_seed(0)

@@ -25,10 +25,14 @@ def run_arms(
 
     Raises:
         RuntimeError: a run that failed; names its log.
+        ValueError: two arms of one name, or an arm that is no YAML config.
     """
     names = [Path(arm).stem for arm in arms]
     if len(set(names)) != len(names):
         raise ValueError(f"two arms have the same name: {', '.join(names)}")
+    for arm in arms:
+        if arm.endswith(".py"):
+            raise ValueError(f"{arm} is a Python config; arms are YAML configs")
     pairs = [(arm, seed) for seed in seeds for arm in arms]  # so that arms take turns
     with ThreadPoolExecutor(jobs) as pool:
         runs = list(pool.map(lambda pair: _train(*pair, output, opts), pairs))

@@ -31,6 +31,7 @@ from ..utils.seeding import seed_generators
 from .boxes import with_valid_boxes
 from .difficult import training_config
 from .regions import RegionDatasetMapper
+from .registered import require_registered
 from .resumable import ResumableLoader
 
 __all__ = ["ProposalDatasetMapper", "build_labelled_loader", "build_test_loader", "build_train_loader"]
@@ -141,20 +142,27 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
 
 
 def build_labelled_loader(
-    cfg: CfgNode, dataset_names: str | Sequence[str], num_images: int, spread: bool = False
+    cfg: CfgNode,
+    dataset_names: str | Sequence[str],
+    num_images: int,
+    spread: bool = False,
+    image_ids: Sequence[str] | None = None,
 ) -> Iterable[list[dict[str, Any]]]:
     """Images of data sets with annotations, in order, one by one and without augmentation.
 
     Proposals are found as by `build_train_loader` or, for data sets that are not in ``DATASETS.TRAIN``, as by
-    `build_test_loader`; errors are the same.
+    `build_test_loader`; errors are the same, and a ValueError for an unknown one of `image_ids`.
 
     Args:
         cfg: the config.
         dataset_names: one or several, which follow one another.
         num_images: fewer if the data sets have fewer.
         spread: take images evenly spread over all data sets, not the first ones.
+        image_ids: take these, in their order, in place of `num_images`.
     """
     names = [dataset_names] if isinstance(dataset_names, str) else list(dataset_names)
+    for name in names:
+        require_registered(name)
     augmentations = build_augmentation(cfg, is_train=False)
     split = "TRAIN" if set(names) <= set(cfg.DATASETS.TRAIN) else "TEST"
     if split == "TRAIN":
@@ -171,7 +179,18 @@ def build_labelled_loader(
         mapper = RegionDatasetMapper(cfg, is_train=True, augmentations=augmentations)
     num_images = min(num_images, len(dicts))
     chosen = [dicts[i * len(dicts) // num_images if spread else i] for i in range(num_images)]
+    if image_ids is not None:
+        chosen = _of_ids(dicts, image_ids, ", ".join(names))
     return build_detection_test_loader(chosen, mapper=mapper, num_workers=0)
+
+
+def _of_ids(dicts: list[dict[str, Any]], image_ids: Sequence[str], name: str) -> list[dict[str, Any]]:
+    by_id = {str(record["image_id"]): record for record in dicts}
+    unknown = [image_id for image_id in image_ids if image_id not in by_id]
+    if unknown:
+        hint = other_form(unknown[0], by_id)
+        raise ValueError(f"{len(unknown)} images are not in {name}: {name_some(unknown)}{hint}")
+    return [by_id[image_id] for image_id in image_ids]
 
 
 def _labelled_dicts(names: Sequence[str], **kwargs: Any) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ def load_voc(
 
     Boxes follow Detectron2's VOC convention: the 1-based inclusive pixels of the XML become XYXY_ABS
     ``[xmin - 1, ymin - 1, xmax, ymax]``. Each annotation also keeps ``difficult`` (0 or 1). A box with
-    ``xmax <= xmin`` or ``ymax <= ymin`` is dropped; one warning names all of them.
+    ``xmax <= xmin`` or ``ymax <= ymin`` is dropped; one warning names all of them. Where the XML gives a
+    width or height of 0, both come from the header of the image; one warning says for how many.
 
     Args:
         root: folder with ``Annotations``, ``ImageSets/Main`` and ``JPEGImages`` (jpg, jpeg or png).
@@ -51,14 +52,20 @@ def load_voc(
     _require(ids, xmls, "XML files", root / "Annotations")
 
     category_ids = {name: index for index, name in enumerate(classes)}
-    dicts, dropped = [], []
+    dicts, dropped, unsized = [], [], []
     for image_id in ids:
         record = _read_xml(xmls[image_id], category_ids, ignore)
         dropped += [f"{image_id} {box}" for box in record.pop("zero_size")]
+        if min(record["width"], record["height"]) <= 0:
+            record["width"], record["height"] = read_image_size(images[image_id])
+            unsized.append(image_id)
         dicts.append({"file_name": images[image_id], "image_id": image_id, **record})
     if dropped:
         message = "%s, split %s: dropped %d boxes of zero size: %s"
         logger.warning(message, root, split, len(dropped), name_some(dropped, 20))
+    if unsized:
+        message = "%s, split %s: the size of %d images is 0 in the XML, and read from the images: %s"
+        logger.warning(message, root, split, len(unsized), name_some(unsized))
     return dicts
 
 
@@ -127,8 +134,6 @@ def _read_xml(path: str, category_ids: dict[str, int], ignore: Sequence[str]) ->
     except ET.ParseError as error:
         raise ValueError(f"{path}: malformed XML: {error}") from error
     width, height = (int(_number(tree.getroot(), f"size/{side}", path)) for side in ("width", "height"))
-    if width <= 0 or height <= 0:
-        raise ValueError(f"{path}: the image size is {width}x{height}")
     annotations, zero_size = [], []
     for element in tree.findall("object"):
         xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{corner}", path) for corner in CORNERS)

@@ -26,11 +26,11 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from ..data import ResumableLoader, register_catalog
-from ..utils.checkpoint import CheckedCheckpointer
+from ..utils.checkpoint import CheckedCheckpointer, load_trained
 from .base_trainer import BaseTrainer
 from .batches import TrainingBatches
 from .preemption import ResumableEvalHook, StopOnSignal
-from .yaml_config import check_writable
+from .yaml_config import check_writable, present_device
 
 _REQUIRED = [
     *("model", "optimizer", "lr_multiplier", "dataloader.train"),
@@ -45,7 +45,7 @@ _REQUIRED = [
 def load_lazy_config(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
     """Read a Python config and overrides, register its catalogues and check its keys and values.
 
-    Without CUDA the device becomes the CPU. The output folder is created.
+    Without CUDA the device becomes the CPU, with a warning. The output folder is created.
 
     Args:
         config_file: path that ends in ``.py``.
@@ -66,8 +66,7 @@ def load_lazy_config(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
     cfg.train.setdefault("seed", -1)
     cfg.dataloader.setdefault("catalogs", [])
     _override(cfg, opts)
-    if cfg.train.device.startswith("cuda") and not torch.cuda.is_available():
-        cfg.train.device = "cpu"
+    cfg.train.device = present_device("train.device", cfg.train.device)
     for catalog in cfg.dataloader.catalogs:
         register_catalog(catalog)
     check_writable("train.output_dir", cfg.train.output_dir)
@@ -160,8 +159,8 @@ class LazyTrainer(BaseTrainer):
     def build_trained_model(cls, cfg: DictConfig, resume: bool) -> nn.Module:
         """The model with the last checkpoint, if `resume` and there is one; else with the initial one."""
         model = cls.build_model(cfg)
-        checkpointer = CheckedCheckpointer(model, save_dir=cfg.train.output_dir)
-        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+        train = cfg.train
+        load_trained(model, train.init_checkpoint, "train.init_checkpoint", train.output_dir, resume)
         return model
 
     def build_hooks(self, optimizer: torch.optim.Optimizer) -> list:

@@ -11,7 +11,7 @@ from ..config import RoILossOptions, SolverOptions
 from ..data import build_test_loader, build_train_loader
 from ..evaluation import build_test_model
 from ..evaluation.build import build_evaluator, check_evaluation
-from ..utils.checkpoint import CheckedCheckpointer
+from ..utils.checkpoint import CheckedCheckpointer, load_trained
 from .accumulation import AccumulatingTrainer
 from .base_trainer import BaseTrainer
 from .batches import TrainingBatches
@@ -45,7 +45,7 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
     def build_trained_model(cls, cfg, resume: bool):
         """The model with the last checkpoint, if `resume` and there is one; else with ``MODEL.WEIGHTS``."""
         model = cls.build_model(cfg)
-        CheckedCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        load_trained(model, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS", cfg.OUTPUT_DIR, resume)
         return model
 
     @classmethod

@@ -29,6 +29,7 @@ from ..evaluation import check_testing
 from ..modeling import OHEMMixin, OHEMRetinaNetMixin, OHEMRPNMixin
 from ..utils.messages import brief
 from ..utils.yaml_files import ConfigLoader, read_yaml
+from .num_classes import fit_num_classes, unset_num_classes
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ class _SafeCfgNode(CfgNode):
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """Read a YAML config and overrides, register its catalogues and check its keys and values.
 
-    Without CUDA the device becomes the CPU. The output folder is created.
+    Without CUDA the device becomes the CPU, with a warning. A number of classes that is set nowhere becomes
+    that of the data sets. The output folder is created.
 
     Args:
         config_file: path; "": only the defaults.
@@ -58,24 +60,27 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     Raises:
         FileNotFoundError: no such config or catalogue.
         KeyError: an unknown key or registered name.
-        ValueError: a value out of its range, settings that contradict each other, a bad catalogue, or YAML
-            that is malformed or could run code.
+        ValueError: a value out of its range, settings that contradict each other or the data sets, a data set
+            that is not registered, a bad catalogue, or YAML that is malformed or could run code.
         OSError: the output folder cannot be written.
     """
     cfg = get_cfg()
     add_ohem_config(cfg)
+    unset_num_classes(cfg)
     if config_file:
         if not os.path.isfile(config_file):
             raise FileNotFoundError(f"config file {config_file} does not exist")
+        if config_file.endswith(".py"):
+            raise ValueError(f"{config_file} is a Python config; this command takes YAML configs alone")
         safe = _SafeCfgNode(cfg)
         _merge(safe, config_file, lambda: safe.merge_from_file(config_file))
         cfg = CfgNode(safe)
     _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = present_device("MODEL.DEVICE", cfg.MODEL.DEVICE)
     for catalog in cfg.DATASETS.CATALOG:
         register_catalog(catalog)
     check_config(cfg)
+    fit_num_classes(cfg)
     cfg.freeze()
     return cfg
 
@@ -160,6 +165,14 @@ def _valid_keys(cfg: CfgNode, section: Sequence[str]) -> str:
     if list(section) == ["MODEL", "ROI_HEADS"]:
         return f"valid: {', '.join(node)}; hard example mining is set in MODEL.OHEM"
     return f"valid: {', '.join(node)}"
+
+
+def present_device(key: str, device: str) -> str:
+    """`device`; where it is CUDA and there is none, the CPU, with a warning that names `key`."""
+    if not device.startswith("cuda") or torch.cuda.is_available():
+        return device
+    logger.warning("%s is %r, but there is no CUDA device: running on the CPU", key, device)
+    return "cpu"
 
 
 def check_writable(key: str, folder: str) -> None:

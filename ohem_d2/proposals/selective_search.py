@@ -23,9 +23,11 @@ from tqdm import tqdm
 
 from .generation import unique_images
 
-__all__ = ["MODES", "SelectiveSearch", "generate_selective_search", "selective_search"]
+__all__ = ["MAX_SIDE", "MODES", "SelectiveSearch", "generate_selective_search", "selective_search"]
 
 MODES = ("fast", "quality")
+# The longer side of the images of COCO, in pixels; the time of a search grows with the square of it.
+MAX_SIDE = 640
 
 _ORDER_SEED = 0
 _IMAGES_PER_TASK = 4
@@ -35,7 +37,11 @@ logger = logging.getLogger(__name__)
 
 
 def selective_search(
-    image_bgr: NDArray[Any], mode: str = "fast", scale: float = 1.0, min_size: float = _MIN_SIZE
+    image_bgr: NDArray[Any],
+    mode: str = "fast",
+    scale: float = 1.0,
+    min_size: float = _MIN_SIZE,
+    max_side: int = MAX_SIDE,
 ) -> NDArray[Any]:
     """Search one image for boxes that may contain an object.
 
@@ -50,21 +56,23 @@ def selective_search(
         scale: factor by which the image is resized for the search; a small one is faster but misses small
             objects. Boxes are returned in pixels of the given image.
         min_size: boxes with a side shorter than this many pixels of the given image are dropped.
+        max_side: an image whose longer side, after `scale`, has more pixels than this is shrunk to it for the
+            search; 0: none is.
 
     Returns:
         (n, 4) float32 XYXY_ABS boxes with x2 = x + width, inside the image, no two equal. The whole image is
         always among them, so n is 0 only for an image smaller than `min_size`.
 
     Raises:
-        ValueError: a wrong image, mode, scale or min_size.
+        ValueError: a wrong image, mode, scale, min_size or max_side.
         ImportError: no OpenCV, or one without ``ximgproc``.
     """
-    _check_options(mode, scale, min_size)
+    _check_options(mode, scale, min_size, max_side)
     if not (isinstance(image_bgr, np.ndarray) and image_bgr.dtype == np.uint8 and image_bgr.ndim == 3):
         raise ValueError("Selective Search needs an (H, W, 3) uint8 array")
     if image_bgr.shape[2] != 3 or image_bgr.size == 0:
         raise ValueError(f"Selective Search needs a non-empty (H, W, 3) image, got shape {image_bgr.shape}")
-    small = _resize(image_bgr, scale)
+    small = _resize(image_bgr, _factor(image_bgr, scale, max_side))
     boxes = _search(small, mode).astype(np.float64)
     (height, width), (small_height, small_width) = image_bgr.shape[:2], small.shape[:2]
     boxes *= [width / small_width, height / small_height] * 2
@@ -78,6 +86,7 @@ def generate_selective_search(
     mode: str = "fast",
     scale: float = 1.0,
     progress: bool = True,
+    max_side: int = MAX_SIDE,
 ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     """Search every image of a data set, in parallel processes.
 
@@ -89,6 +98,7 @@ def generate_selective_search(
         mode: see `selective_search`.
         scale: see `selective_search`.
         progress: show a progress bar on stderr.
+        max_side: see `selective_search`.
 
     Returns:
         image id -> (boxes (n, 4) float32 XYXY_ABS, scores (n,) float32), in the order of `dataset_dicts`.
@@ -101,7 +111,7 @@ def generate_selective_search(
         ImportError: see `selective_search`.
     """
     records = unique_images(dataset_dicts)
-    method = SelectiveSearch(mode, scale, workers)
+    method = SelectiveSearch(mode, scale, workers, max_side)
     with closing(method(records)) as results:
         bar = tqdm(results, total=len(records), desc="Selective Search", unit="image", disable=not progress)
         return {str(record["image_id"]): entry for record, entry in zip(records, bar)}
@@ -114,11 +124,12 @@ class SelectiveSearch:
     mode: str = "fast"
     scale: float = 1.0
     workers: int | None = None
+    max_side: int = MAX_SIDE
 
     name: ClassVar[str] = "selective-search"
 
     def __post_init__(self) -> None:
-        _check_options(self.mode, self.scale, min_size=0)
+        _check_options(self.mode, self.scale, _MIN_SIZE, self.max_side)
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers is {self.workers}; it must be at least 1")
         _segmentation_module()
@@ -127,17 +138,17 @@ class SelectiveSearch:
     def parameters(self) -> dict[str, Any]:
         import cv2
 
-        options = {"mode": self.mode, "scale": float(self.scale), "min_size": _MIN_SIZE}
-        return {**options, "opencv": cv2.__version__}
+        options = {"mode": self.mode, "scale": float(self.scale), "max_side": self.max_side}
+        return {**options, "min_size": _MIN_SIZE, "opencv": cv2.__version__}
 
     def __call__(
         self, records: Sequence[Mapping[str, Any]]
     ) -> Generator[tuple[NDArray[Any], NDArray[Any]], None, None]:
         files = [record["file_name"] for record in records]
         workers = min(self.workers or _num_cores(), len(files))
-        message = "Selective Search (%s, scale %g): %d images, %d processes"
-        logger.info(message, self.mode, self.scale, len(files), workers)
-        search = partial(_search_file, mode=self.mode, scale=self.scale)
+        message = "Selective Search (%s, scale %g, max side %d): %d images, %d processes"
+        logger.info(message, self.mode, self.scale, self.max_side, len(files), workers)
+        search = partial(_search_file, mode=self.mode, scale=self.scale, max_side=self.max_side)
         with closing(_map(search, files, workers)) as results:
             for boxes in results:
                 yield boxes, _descending(len(boxes))
@@ -175,8 +186,8 @@ def _end_with(parent: Connection) -> None:
     os._exit(1)
 
 
-def _search_file(file_name: str, mode: str, scale: float) -> NDArray[Any]:
-    return selective_search(_read_image(file_name), mode, scale)
+def _search_file(file_name: str, mode: str, scale: float, max_side: int) -> NDArray[Any]:
+    return selective_search(_read_image(file_name), mode, scale, max_side=max_side)
 
 
 def _read_image(file_name: str) -> NDArray[Any]:
@@ -189,6 +200,10 @@ def _read_image(file_name: str) -> NDArray[Any]:
     if image is None:
         raise ValueError(f"{file_name} cannot be read as an image")
     return image
+
+
+def _factor(image: NDArray[Any], scale: float, max_side: int) -> float:
+    return min(scale, max_side / max(image.shape[:2])) if max_side else scale
 
 
 def _resize(image: NDArray[Any], scale: float) -> NDArray[Any]:
@@ -234,10 +249,12 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_options(mode: str, scale: float, min_size: float) -> None:
+def _check_options(mode: str, scale: float, min_size: float, max_side: int) -> None:
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; choose from {', '.join(MODES)}")
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale is {scale}; it must be a positive number")
     if not (math.isfinite(min_size) and min_size >= 0):
         raise ValueError(f"min_size is {min_size}; it must be 0 or more")
+    if max_side < 0:
+        raise ValueError(f"max_side is {max_side}; it must be 0 or more")

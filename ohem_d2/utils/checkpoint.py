@@ -218,6 +218,27 @@ class CheckedCheckpointer(DetectionCheckpointer):
             )
 
 
+def load_trained(model: nn.Module, path: str, key: str, folder: str = "", resume: bool = False) -> None:
+    """Load the weights of a model that is not trained any more, and warn if some of them stay random.
+
+    Args:
+        model: what is loaded.
+        path: file of the weights; "": none.
+        key: where the path is set, for the warning.
+        folder: of the checkpoints of a training.
+        resume: the last checkpoint in `folder` goes before `path`, if there is one.
+
+    Raises:
+        FileNotFoundError, ValueError: see `CheckedCheckpointer`.
+    """
+    checkpointer = CheckedCheckpointer(model, save_dir=folder)
+    checkpointer.resume_or_load(path, resume=resume)
+    random = checkpointer.missing_keys if checkpointer._path else list(model.state_dict())
+    if random:
+        message = "%s %r: %d parameters are not in it and stay random, such as %s; the model is not trained"
+        checkpointer.logger.warning(message, key, path, len(random), random[0])
+
+
 def find_damage(file: str | Path) -> str | None:
     """What is wrong with a file of ``torch.save``; None if nothing is.
 

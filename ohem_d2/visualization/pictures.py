@@ -1,6 +1,8 @@
 """Boxes on images, images side by side, and the legend of both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -20,7 +22,8 @@ PALETTE: tuple[Colour, ...] = (
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 BACKGROUND = (110, 110, 110)
 
-_HEADER = 28
+_HEADER = 28  # height of the titles of columns and of a line of the legend
+_NAME = 22  # height of the name of a row
 
 
 def class_colours(classes: Sequence[int], num_classes: int) -> list[Colour]:
@@ -46,7 +49,7 @@ def draw_boxes(
         image: (H, W, 3) uint8, RGB.
         boxes: (n, 4) XYXY_ABS in pixels of the image; later ones are drawn on top.
         colours: (n,) RGB.
-        texts: (n,) written at the upper left corner of each box.
+        texts: (n,) written at the upper left corner of each box or, where another text is, below that.
         width: of the coloured lines, in pixels.
 
     Returns:
@@ -54,13 +57,31 @@ def draw_boxes(
     """
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
-    for i, ((x1, y1, x2, y2), colour) in enumerate(zip(np.asarray(boxes).tolist(), colours)):
+    corners = np.asarray(boxes).tolist()
+    for (x1, y1, x2, y2), colour in zip(corners, colours):
         draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=WHITE, width=width + 2)
         draw.rectangle((x1, y1, x2, y2), outline=colour, width=width)
-        if texts is not None:
-            place = (x1 + width + 2, y1 + width + 1)
-            draw.text(place, texts[i], fill=colour, font=_font(13), stroke_width=2, stroke_fill=WHITE)
+    taken: list[tuple[float, float, float, float]] = []
+    for (x1, y1, *_), colour, text in zip(corners, colours, texts or ()):
+        style: dict[str, Any] = {"font": _font(13), "stroke_width": 2}
+        *_, right, bottom = draw.textbbox((0, 0), text, **style)
+        taken.append(_free_place((x1 + width + 2, y1 + width + 1), (right, bottom), picture.size, taken))
+        draw.text(taken[-1][:2], text, fill=colour, stroke_fill=WHITE, **style)
     return np.asarray(picture)
+
+
+def _free_place(corner, size, within, taken) -> tuple[float, float, float, float]:
+    """A box of `size` inside a picture: at `corner`, or lower, or from the top on, where none is taken."""
+    (width, height), lowest = size, max(0, within[1] - size[1])
+    left = max(0, min(corner[0], within[0] - width))
+    first = max(0, min(corner[1], lowest))
+    tops = [first, *np.arange(first, lowest, height), *np.arange(0, first, height)]
+    places = [(left, top, left + width, top + height) for top in tops]
+    return next((p for p in places if not any(map(partial(_overlap, p), taken))), places[0])
+
+
+def _overlap(a, b) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def tile(
@@ -68,49 +89,62 @@ def tile(
     titles: Sequence[str],
     legend: Mapping[str, Colour] | None = None,
     gap: int = 6,
+    names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Arrange images in rows and columns, with a title above each column and a legend below all.
 
+    A column is as wide as the widest of all images, a row as high as its highest.
+
     Args:
-        rows: images (H, W, 3) uint8, all of the same size; one per title in each row.
+        rows: images (H, W, 3) uint8 of any sizes; one per title in each row.
         titles: one per column.
-        legend: what the colours of the boxes mean.
+        legend: what the colours of the boxes mean; in as many lines as it needs.
         gap: number of white pixels between images.
+        names: one per row, written above it.
 
     Returns:
         (H', W', 3) uint8.
 
     Raises:
-        ValueError: images of different sizes, or a row without one image per title.
+        ValueError: no rows, or a row without one image per title.
     """
-    shapes = {image.shape for row in rows for image in row}
-    if len(shapes) != 1 or any(len(row) != len(titles) for row in rows):
-        raise ValueError(
-            f"cannot tile rows of {[len(row) for row in rows]} images of {shapes} under {len(titles)} titles"
-        )
-    height, width, _ = shapes.pop()
-    bottom = _HEADER + len(rows) * (height + gap) - gap
-    size = (len(titles) * (width + gap) - gap, bottom + (_HEADER if legend else 0))
-    sheet = Image.new("RGB", size, WHITE)
+    if not rows or any(len(row) != len(titles) for row in rows):
+        found = [len(row) for row in rows]
+        raise ValueError(f"cannot tile rows of {found} images under {len(titles)} titles")
+    step = max(image.shape[1] for row in rows for image in row) + gap
+    heights = [max(image.shape[0] for image in row) for row in rows]
+    named = _NAME if names else 0
+    bottom = _HEADER + sum(heights) + len(rows) * (named + gap) - gap
+    places = _legend_places(legend or {}, len(titles) * step - gap)
+    lines = max((line + 1 for _, line in places), default=0)
+    sheet = Image.new("RGB", (len(titles) * step - gap, bottom + lines * _HEADER), WHITE)
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
-        draw.text((column * (width + gap) + 2, 4), title, fill=BLACK, font=_font(17))
-        for row, images in enumerate(rows):
-            sheet.paste(Image.fromarray(images[column]), _corner(row, column, height + gap, width + gap))
-    _draw_legend(draw, legend or {}, bottom)
+        draw.text((column * step + 2, 4), title, fill=BLACK, font=_font(17))
+    top = _HEADER
+    for row, images in enumerate(rows):
+        if names:
+            draw.text((2, top + 3), names[row], fill=BLACK, font=_font(13))
+        for column, image in enumerate(images):
+            sheet.paste(Image.fromarray(image), (column * step, top + named))
+        top += named + heights[row] + gap
+    for (text, colour), (left, line) in zip((legend or {}).items(), places):
+        middle = bottom + line * _HEADER + _HEADER // 2
+        draw.rectangle((left, middle - 6, left + 18, middle + 6), outline=colour, width=3)
+        draw.text((left + 26, middle), text, fill=BLACK, font=_font(15), anchor="lm")
     return np.asarray(sheet)
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, legend: Mapping[str, Colour], top: int) -> None:
-    left, middle = 4, top + _HEADER // 2
-    for text, colour in legend.items():
-        draw.rectangle((left, middle - 6, left + 18, middle + 6), outline=colour, width=3)
-        draw.text((left + 26, middle), text, fill=BLACK, font=_font(15), anchor="lm")
-        left += 26 + round(draw.textlength(text, _font(15))) + 24
-
-
-def _corner(row: int, column: int, height: int, width: int) -> tuple[int, int]:
-    return column * width, _HEADER + row * height
+def _legend_places(texts: Iterable[str], width: int) -> list[tuple[int, int]]:
+    """The left edge of each text with its box, and the line that it is on."""
+    places, left, line = [], 4, 0
+    for text in texts:
+        length = 26 + round(_font(15).getlength(text))
+        if left > 4 and left + length > width:
+            left, line = 4, line + 1
+        places.append((left, line))
+        left += length + 24
+    return places
 
 
 def _font(size: int) -> ImageFont.ImageFont:

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from ohem_d2.comparison import run_once, runs
+from ohem_d2.comparison import run_arms, run_once, runs
 
 
 def test_a_package_without_train_net_beside_it_says_so(monkeypatch, tmp_path):
@@ -36,3 +36,9 @@ def test_the_figure_of_all_rois_is_the_last_that_was_measured(tmp_path):
     lines = [f'{{"iteration": {i}, "ohem/all_roi_loss": {i}.5}}' for i in range(3)]
     (tmp_path / "metrics.json").write_text("\n".join([*lines, '{"iteration": 3, "bbox/AP": 1.0}']))
     assert runs._training_figures(tmp_path) == {"ohem/all_roi_loss": 2.5}
+
+
+def test_an_arm_that_is_no_yaml_config_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="^lazy.py is a Python config; arms are YAML configs$"):
+        run_arms(["a.yaml", "lazy.py"], [0], tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -286,3 +286,6 @@ def test_labelled_images_are_the_first_or_evenly_spread_over_all_data_sets(datas
     assert ids("two", 1) == ["4"] and ids(["one", "two"], 3) == ["0", "1", "2"]
     assert ids(["one", "two"], 3, spread=True) == ["0", "2", "4"]
     assert ids(["one", "two"], 99, spread=True) == [*one, *two]
+    assert ids(["one", "two"], 9, image_ids=["5", "0"]) == ["5", "0"]
+    with pytest.raises(ValueError, match="^2 images are not in one, two: 05, x .the file has '5'"):
+        ids(["one", "two"], 9, image_ids=["05", "0", "x"])

@@ -77,7 +77,11 @@ def test_unlisted_class_names_file_class_and_choices(make_voc):
         ("</annotation>", "", r"000001\.xml: malformed XML"),
         ("<xmin>3</xmin>", "", r"000001\.xml: <object> needs a number in <bndbox/xmin>, found None"),
         ("<ymax>25<", "<ymax>nan<", r"000001\.xml: .*<bndbox/ymax>, found 'nan'"),
-        ("<width>40<", "<width>0<", r"000001\.xml: the image size is 0x30"),
+        (
+            "<width>40<",
+            "<width>wide<",
+            r"000001\.xml: <annotation> needs a number in <size/width>, found 'wide'",
+        ),
     ],
 )
 def test_broken_xml_names_the_file_and_the_fault(make_voc, old, new, message):
@@ -86,6 +90,21 @@ def test_broken_xml_names_the_file_and_the_fault(make_voc, old, new, message):
     assert old in xml.read_text()
     xml.write_text(xml.read_text().replace(old, new))
     with pytest.raises(ValueError, match=message):
+        load_voc(root, "train", ["dog"])
+
+
+def test_a_size_of_zero_is_read_from_the_image_with_one_warning(make_voc, caplog):
+    root = make_voc({"a": [], "b": [("dog", (3, 4, 20, 25))], "c": []})
+    for image_id, side in (("a", "width>40"), ("b", "height>30")):
+        xml = root / f"Annotations/{image_id}.xml"
+        xml.write_text(xml.read_text().replace(side, side[:-2] + "0"))
+    assert [(r["width"], r["height"]) for r in load_voc(root, "train", ["dog"])] == [(40, 30)] * 3
+    (message,) = caplog.messages
+    assert message.endswith(
+        "split train: the size of 2 images is 0 in the XML, and read from the images: a, b"
+    )
+    (root / "JPEGImages/b.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="b.jpg cannot be read as an image"):
         load_voc(root, "train", ["dog"])
 
 

@@ -81,12 +81,17 @@ def test_the_summary_counts_images_and_boxes_and_gives_recall_and_file(generate,
     assert "recall 1.000 at IoU 0.5" in out and f"written to {tmp_path / 'x.safetensors'}" in out
 
 
-def test_mode_and_scale_reach_the_search(generate, tmp_path):
+def test_mode_scale_and_largest_side_reach_the_search(generate, tmp_path):
     counts = []
-    for name, options in (("f", []), ("q", ["--mode", "quality"]), ("s", ["--scale", "0.01"])):
+    for name, options in (
+        ("f", []),
+        ("q", ["--mode", "quality"]),
+        ("s", ["--scale", "0.01"]),
+        ("m", ["--max-side", "1"]),
+    ):
         generate("--dataset", "toy_test", "--output", tmp_path / name, *options)
         counts.append(len(read_proposals(tmp_path / name)["c"][0]))
-    assert counts[1] > counts[0] > counts[2] == 1  # a search in one pixel finds the whole image
+    assert counts[1] > counts[0] > counts[2] == counts[3] == 1  # a search in one pixel finds the whole image
 
 
 def test_an_existing_file_stays_unless_overwrite_is_given(generate, tmp_path):
@@ -136,8 +141,8 @@ def test_an_interrupt_leaves_no_unfinished_file_and_the_same_command_goes_on(gen
     assert len(calls) == 3 and [path.name for path in (tmp_path / "p").iterdir()] == ["train.safetensors"]
 
 
-def test_an_unknown_data_set_is_named_with_the_choices(generate):
-    with pytest.raises(SystemExit, match=r"'toy_val' is not registered; choose from .*toy_train"):
+def test_an_unknown_data_set_is_named_with_the_nearest(generate):
+    with pytest.raises(SystemExit, match=r"'toy_val' is not registered; did you mean toy_train[?,]"):
         generate("--dataset", "toy_val")
 
 

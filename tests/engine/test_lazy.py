@@ -32,11 +32,12 @@ def config(tmp_path):
     return file
 
 
-def test_overrides_are_applied_and_defaults_added(config, tmp_path):
+def test_overrides_are_applied_and_defaults_added(config, tmp_path, caplog):
     cfg = load_lazy_config(str(config), ["train.max_iter=7", "model.budget=batch", "+train.note=mine"])
     assert (cfg.train.max_iter, cfg.train.seed, cfg.train.note) == (7, -1, "mine")
     assert instantiate(cfg.model) == OHEMOptions(nms_thresh=0.5, budget="batch")
     assert cfg.train.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert torch.cuda.is_available() or "train.device is 'cuda', but there is no CUDA device" in caplog.text
     assert (tmp_path / "out").is_dir()
 
 

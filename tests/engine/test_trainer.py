@@ -145,7 +145,9 @@ def test_the_loss_is_measured_on_images_of_all_training_sets(make_cfg, monkeypat
     monkeypatch.setattr(
         hooks, "build_labelled_loader", lambda cfg, *args, **kwargs: asked.append((args, kwargs))
     )
-    cfg = make_cfg("sets", "DATASETS.TRAIN", "('one', 'two')", "TEST.ROI_LOSS.NUM_IMAGES", "5")
+    cfg = make_cfg("sets", "TEST.ROI_LOSS.NUM_IMAGES", "5").clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = ("one", "two")
     hooks.AllRoILoss(cfg)
     assert asked == [((("one", "two"), 5), {"spread": True})]
 

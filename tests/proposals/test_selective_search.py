@@ -104,6 +104,19 @@ def test_boxes_of_a_scaled_search_are_in_pixels_of_the_original(found):
     assert np.allclose(sorted(boxes.tolist()), expected, atol=1e-4)
 
 
+def test_a_large_image_is_shrunk_and_its_boxes_are_in_pixels_of_the_original(found):
+    images = found([(0, 0, 40, 30), (10, 5, 4, 6)])
+    boxes = selective_search(picture(width=80, height=60), max_side=40)  # half the size
+    assert sorted(boxes.tolist()) == [[0, 0, 80, 60], [20, 10, 28, 22]]
+    selective_search(picture(width=60, height=80), max_side=40)
+    selective_search(picture(width=80, height=60), scale=0.25, max_side=40)
+    selective_search(picture(width=80, height=60), max_side=80)
+    selective_search(picture(width=700, height=10))
+    selective_search(picture(width=700, height=10), max_side=0)
+    sizes = [(image.shape[1], image.shape[0]) for image in images]
+    assert sizes == [(40, 30), (30, 40), (20, 15), (80, 60), (640, 9), (700, 10)]
+
+
 @needs_contrib
 def test_a_scale_of_nearly_nothing_still_gives_the_whole_image():
     assert selective_search(picture(), scale=1e-6).tolist() == [[0, 0, 80, 60]]
@@ -135,6 +148,7 @@ def test_a_flat_or_tiny_image_is_one_box(shape):
         ({"scale": 0}, "scale is 0"),
         ({"scale": float("nan")}, "scale is nan"),
         ({"min_size": -1}, "min_size is -1"),
+        ({"max_side": -1}, "max_side is -1"),
     ],
 )
 def test_a_wrong_option_is_named(options, message):

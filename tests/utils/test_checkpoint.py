@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ohem_d2.modeling.backbones.weights import CAFFE_INPUT, save_checkpoint
-from ohem_d2.utils.checkpoint import CheckedCheckpointer, ImageInput
+from ohem_d2.utils.checkpoint import CheckedCheckpointer, ImageInput, load_trained
 from ohem_d2.utils.weights_files import read_weights
 
 
@@ -35,6 +35,22 @@ def warnings(caplog):
         dict.fromkeys(r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING)
     )
     logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize("keys, random", [(None, 4), (["backbone__weight"], 3)])
+def test_weights_that_stay_random_are_a_warning(tmp_path, warnings, keys, random):
+    path = "" if keys is None else write(tmp_path / "a.pth", **dict.fromkeys(keys, (2, 2)))
+    load_trained(Model(), path, "MODEL.WEIGHTS", str(tmp_path))
+    assert f"MODEL.WEIGHTS {path!r}: {random} parameters are not in it and stay random, such as" in warnings()
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_trained_model_loads_without_a_warning(tmp_path, warnings, resume):
+    trained, model = Model(), Model()
+    CheckedCheckpointer(trained, str(tmp_path)).save("model_final")
+    path = "" if resume else str(tmp_path / "model_final.pth")
+    load_trained(model, path, "MODEL.WEIGHTS", str(tmp_path), resume)
+    assert torch.equal(model.new.weight, trained.new.weight) and not warnings()
 
 
 def write(path, image_input=CAFFE_INPUT, **state):

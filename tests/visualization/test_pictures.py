@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ohem_d2.visualization import class_colours, draw_boxes, tile
-from ohem_d2.visualization.pictures import BACKGROUND, PALETTE, WHITE
+from ohem_d2.visualization.pictures import BACKGROUND, PALETTE, WHITE, _free_place
 
 BLACK = np.zeros((40, 60, 3), np.uint8)
 
@@ -45,7 +45,48 @@ def test_a_legend_stands_below_and_shows_each_colour():
 
 
 def test_images_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="cannot tile"):
-        tile([[BLACK, BLACK[:10]]], ("a", "b"))
-    with pytest.raises(ValueError, match="cannot tile"):
+    with pytest.raises(ValueError, match="cannot tile rows of \\[1\\] images under 2 titles"):
         tile([[BLACK]], ("a", "b"))
+    with pytest.raises(ValueError, match="cannot tile"):
+        tile([], ("a", "b"))
+
+
+def test_images_of_any_sizes_stand_under_their_names():
+    small, wide = np.full((10, 20, 3), 90, np.uint8), np.full((30, 80, 3), 60, np.uint8)
+    sheet = tile([[small, small], [wide, wide]], ("a", "b"), names=["x.jpg", "y.jpg"])
+    assert sheet.shape == (28 + 22 + 10 + 6 + 22 + 30, 2 * 80 + 6, 3)
+    assert (sheet[50:60, :20] == 90).all() and (sheet[50:60, 86:106] == 90).all()
+    assert (sheet[50:60, 20:86] == 255).all() and (sheet[88:, 86:] == 60).all()
+    assert (sheet[28:50, :40] < 100).any() and (sheet[66:88, :40] < 100).any()  # the names
+
+
+def test_a_legend_that_is_too_long_goes_on_in_the_next_line():
+    legend = {f"class number {i}": PALETTE[i] for i in range(4)}
+    sheet = tile([[BLACK, BLACK, BLACK]], "abc", legend)  # 192 pixels wide: one class in a line
+    assert sheet.shape == (28 + 40 + 4 * 28, 3 * 66 - 6, 3)
+    for i in range(4):
+        line = sheet[68 + 28 * i : 96 + 28 * i].reshape(-1, 3)
+        assert (line == PALETTE[i]).all(1).any() and not (line == PALETTE[i - 1]).all(1).any()
+
+
+def test_texts_do_not_overlap_and_stay_inside_the_picture():
+    taken = []
+    for corner in [(10, 5), (11, 6), (70, 110), (70, 95), (-4, -3), (80, 20)]:
+        taken.append(_free_place(corner, (30, 15), (90, 120), taken))
+    assert taken[:2] == [(10, 5, 40, 20), (11, 21, 41, 36)]  # the second below the first
+    assert taken[2:5] == [(60, 105, 90, 120), (60, 0, 90, 15), (0, 45, 30, 60)]
+    assert all(0 <= x1 and 0 <= y1 and x2 <= 90 and y2 <= 120 for x1, y1, x2, y2 in taken)
+    for i, (x1, y1, x2, y2) in enumerate(taken):
+        for other in taken[:i]:
+            assert x2 <= other[0] or other[2] <= x1 or y2 <= other[1] or other[3] <= y1
+
+
+def test_a_text_without_a_free_place_stays_at_its_box():
+    assert _free_place((5, 5), (30, 15), (40, 25), [(0, 0, 40, 25)]) == (5, 5, 35, 20)
+
+
+def test_texts_of_equal_boxes_are_written_below_each_other():
+    box, ground = [4, 4, 56, 36], np.zeros((40, 60, 3), np.uint8)
+    one, two = (draw_boxes(ground, np.array([box] * 2), PALETTE[:2], ["x", text]) for text in ("", "x"))
+    changed = np.argwhere((one != two).any(-1))
+    assert len(changed) and changed.min(0)[0] >= 18  # below the first, which begins at 7

@@ -2,10 +2,11 @@
 
 import os
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
 from ...proposals import Proposals, read_proposals
 from ...utils.messages import name_some
+from ..registered import require_registered
 from .coco import check_coco
 from .report import Problem, Report
 from .voc import check_voc
@@ -27,9 +28,7 @@ def check_dataset(name: str, proposal_file: str | None = None, progress: bool = 
     Raises:
         ValueError: no such data set, or one of another layout.
     """
-    if name not in DatasetCatalog:
-        choices = ", ".join(DatasetCatalog.list())
-        raise ValueError(f"data set {name!r} is not registered; choose from {choices}")
+    require_registered(name)
     metadata, report = MetadataCatalog.get(name).as_dict(), Report(name)
     if {"dirname", "split", "thing_classes"} <= set(metadata):
         labelled = metadata.get("has_annotations", True)

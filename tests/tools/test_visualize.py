@@ -1,0 +1,88 @@
+"""Pictures of an untrained detector on drawn images of two sizes."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ..toy import CATALOG, toy_options, write_toy
+
+BASE = "configs/Base-FastRCNN-small.yaml"
+
+
+@pytest.fixture
+def visualize(load_script, tmp_path):
+    """``visualize(output, *arguments)`` draws toy_both: the wide images a and b, the tall e and f."""
+    write_toy(tmp_path)
+    (tmp_path / "voc/ImageSets/Main/both.txt").write_text("a\nb\ne\nf\n")
+    (tmp_path / "catalog.yaml").write_text(CATALOG.replace("[wide, tall]", "[wide, tall, both]"))
+    script = load_script("tools/visualize.py")
+    opts = [*toy_options(tmp_path), "OUTPUT_DIR", str(tmp_path / "out"), "MODEL.DEVICE", "cpu"]
+
+    def visualize(output, *arguments, config=BASE):
+        command = ["--config-file", config, "--dataset", "toy_both", *arguments]
+        script.main([*command, "--score-thresh", "1.1", "--output", str(tmp_path / output), *opts])
+        return tmp_path / output
+
+    visualize.script = script
+    return visualize
+
+
+# The images are 400 x 300 and 420 x 560 in the picture (10 and 14 times as large).
+WIDE, TALL, FRAME, GAP = 300, 560, 28 + 28, 6
+
+
+def height(*rows):
+    return FRAME + sum(22 + row + GAP for row in rows) - GAP
+
+
+@pytest.mark.parametrize(
+    "arguments, rows",
+    [((), (WIDE, TALL)), (("--num-images", "3"), (WIDE, WIDE, TALL)), (("--images", "e", "b"), (TALL, WIDE))],
+)
+def test_images_of_any_sizes_share_a_picture(visualize, arguments, rows):
+    with Image.open(visualize("all.png", *arguments)) as picture:
+        assert picture.size == (3 * ((420 if TALL in rows else 400) + GAP) - GAP, height(*rows))
+
+
+def test_a_folder_gets_a_picture_of_each_image(visualize):
+    folder = visualize("pictures", "--images", "e", "a")
+    assert sorted(file.name for file in folder.iterdir()) == ["a.png", "e.png"]
+    assert np.asarray(Image.open(folder / "e.png")).shape[0] == height(TALL)
+
+
+@pytest.mark.parametrize("output, left", [("all.png", ["all.png"]), ("pictures", ["pictures/a.png"])])
+def test_what_is_drawn_before_an_error_is_not_lost(visualize, tmp_path, output, left):
+    drawn, draw = [], visualize.script._row
+
+    def fail_at_the_second(*args):
+        if drawn:
+            raise ValueError("the second image")
+        drawn.append(args)
+        return draw(*args)
+
+    visualize.script._row = fail_at_the_second
+    with pytest.raises(SystemExit, match="^visualize.py: the second image$"):
+        visualize(output)
+    assert all((tmp_path / file).stat().st_size for file in left)
+
+
+@pytest.mark.parametrize(
+    "output, arguments, message",
+    [
+        ("a.svg", (), "a.svg; valid: a folder, or a file .png, .jpg, .jpeg"),
+        ("a.png", ("--images", "a", "e.jpg"), "1 images are not in toy_both: e.jpg .the file has 'e'"),
+        ("a.png", ("--dataset", "toy_bot"), "data set 'toy_bot' is not registered; did you mean toy_both"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(visualize, tmp_path, output, arguments, message):
+    with pytest.raises(SystemExit, match=message) as caught:
+        visualize(output, *arguments)
+    assert "\n" not in str(caught.value) and not (tmp_path / output).exists()
+
+
+def test_a_python_config_is_refused_by_name(visualize, tmp_path):
+    shutil.copy("configs/lazy/demo_faster_rcnn_ohem.py", tmp_path / "lazy.py")
+    with pytest.raises(SystemExit, match="lazy.py is a Python config; this command takes YAML configs alone"):
+        visualize("a.png", config=str(tmp_path / "lazy.py"))
