@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import build_detection_train_loader
+from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
@@ -155,6 +155,11 @@ class LazyTrainer(BaseTrainer):
         if (locate(target) if isinstance(target, str) else target) is build_detection_train_loader:
             cfg.dataloader.train._target_ = _resumable_loader
         return _build(cfg, "dataloader.train")
+
+    @classmethod
+    def build_test_mapper(cls, cfg: DictConfig) -> DatasetMapper:
+        """``dataloader.test.mapper``."""
+        return _build(cfg, "dataloader.test.mapper")
 
     @classmethod
     def build_trained_model(cls, cfg: DictConfig, resume: bool) -> nn.Module:
