@@ -29,6 +29,7 @@ from ..data import ResumableLoader, register_catalog
 from ..utils.checkpoint import CheckedCheckpointer
 from .base_trainer import BaseTrainer
 from .batches import TrainingBatches
+from .mining_log import MiningPrinter
 from .preemption import ResumableEvalHook, StopOnSignal
 from .yaml_config import check_writable
 
@@ -181,9 +182,8 @@ class LazyTrainer(BaseTrainer):
         evaluate = ResumableEvalHook(train.eval_period, lambda: self.test(self.cfg, self.model), stop)
         result += [evaluate, stop]
         if comm.is_main_process():
-            result.append(
-                hooks.PeriodicWriter(default_writers(train.output_dir, train.max_iter), train.log_period)
-            )
+            writers = [*default_writers(train.output_dir, train.max_iter), MiningPrinter(self.model)]
+            result.append(hooks.PeriodicWriter(writers, train.log_period))
         return result
 
     @property

@@ -16,6 +16,7 @@ from .accumulation import AccumulatingTrainer
 from .base_trainer import BaseTrainer
 from .batches import TrainingBatches
 from .hooks import AllRoILoss
+from .mining_log import MiningPrinter
 from .preemption import ResumableEvalHook, StopOnSignal
 
 
@@ -64,6 +65,9 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
     def test(cls, cfg, model, evaluators=None):
         """Test as `DefaultTrainer` does, with the scales, box voting and soft-NMS of the keys in ``TEST``."""
         return super().test(cfg, build_test_model(cfg, model), evaluators)
+
+    def build_writers(self):
+        return [*super().build_writers(), MiningPrinter(self.model)]
 
     def build_hooks(self):
         # Before the hook that saves checkpoints takes the parent's.

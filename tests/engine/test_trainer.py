@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,13 @@ def test_a_resumed_training_goes_on_with_momentum_and_schedule(make_cfg):
     assert not torch.equal(
         at_the_stop["roi_heads.box_predictor.cls_score.bias"], whole["roi_heads.box_predictor.cls_score.bias"]
     )
+
+
+def test_the_log_says_what_was_mined(make_cfg, caplog):
+    with caplog.at_level("INFO", logger="ohem_d2.engine.mining_log"):
+        train(make_cfg("log", "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()"))
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "ohem_d2.engine.mining_log"]
+    assert re.fullmatch(r"mined \d+ of 3\d RoIs an image: \d+% foreground, loss .*, hardest dropped .*", line)
 
 
 def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_checkpoint(make_cfg):
