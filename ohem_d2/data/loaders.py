@@ -180,9 +180,14 @@ def build_labelled_loader(
     else:
         dicts = _labelled_dicts(names, filter_empty=False)
         mapper = RegionDatasetMapper(cfg, is_train=True, augmentations=augmentations)
-    num_images = min(num_images, len(dicts))
-    chosen = [dicts[i * len(dicts) // num_images if spread else i] for i in range(num_images)]
+    chosen = spread_evenly(dicts, num_images) if spread else dicts[:num_images]
     return build_detection_test_loader(chosen, mapper=mapper, num_workers=0)
+
+
+def spread_evenly(dicts: Sequence[dict[str, Any]], num_images: int) -> list[dict[str, Any]]:
+    """`num_images` of the images of one or several data sets, or all if there are fewer."""
+    num_images = min(num_images, len(dicts))
+    return [dicts[i * len(dicts) // num_images] for i in range(num_images)]
 
 
 def _labelled_dicts(names: Sequence[str], **kwargs: Any) -> list[dict[str, Any]]:

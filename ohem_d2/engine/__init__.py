@@ -1,7 +1,8 @@
 """Training: Detectron2's default trainer with this project's data, evaluators, hooks and resume."""
 
 from .detector import load_detector
-from .lazy import LazyTrainer, load_lazy_config
+from .lazy import LazyTrainer
+from .lazy_config import load_lazy_config
 from .preemption import forward_signals
 from .trainer import OHEMTrainer
 from .yaml_config import load_config

@@ -11,7 +11,8 @@ from ..data import build_test_mapper
 from ..evaluation import Detections, Detector, build_test_model
 from ..utils.checkpoint import CheckedCheckpointer
 from ..utils.messages import name_some
-from .lazy import LazyTrainer, load_lazy_config
+from .lazy import LazyTrainer
+from .lazy_config import load_lazy_config
 from .trainer import OHEMTrainer
 from .yaml_config import load_config
 
@@ -39,7 +40,7 @@ def load_detector(
         cfg = load_lazy_config(config_file, opts)
         model = LazyTrainer.build_model(cfg).eval()
         _load_weights(model, "train.init_checkpoint", cfg.train.init_checkpoint)
-        tested, mapper = model, LazyTrainer.build_test_mapper(cfg)
+        tested, mapper = LazyTrainer.build_test_model(cfg, model), LazyTrainer.build_test_mapper(cfg)
         names = cfg.dataloader.test.dataset.names
         datasets = [names] if isinstance(names, str) else list(names)
     else:

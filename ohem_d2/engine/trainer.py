@@ -8,9 +8,9 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..config import RoILossOptions, SolverOptions
-from ..data import build_test_loader, build_train_loader
-from ..evaluation import build_test_model
-from ..evaluation.build import build_evaluator, check_evaluation
+from ..data import build_labelled_loader, build_test_loader, build_train_loader
+from ..evaluation import build_evaluator, build_test_model
+from ..evaluation.build import check_evaluation
 from ..utils.checkpoint import CheckedCheckpointer
 from .accumulation import AccumulatingTrainer
 from .base_trainer import BaseTrainer
@@ -79,7 +79,12 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
                 hooks += [ResumableEvalHook(self.cfg.TEST.EVAL_PERIOD, hook._func, stop), stop]
             else:
                 hooks.append(hook)
-        if RoILossOptions.from_config(self.cfg).period > 0:
+        options = RoILossOptions.from_config(self.cfg)
+        if options.period > 0:
             writer = 1 if comm.is_main_process() else 0  # the last hook writes what the others measured
-            hooks.insert(len(hooks) - writer, AllRoILoss(self.cfg))
+            hooks.insert(len(hooks) - writer, AllRoILoss(options.period, self._build_roi_loss_loader))
         return hooks
+
+    def _build_roi_loss_loader(self):
+        num_images = RoILossOptions.from_config(self.cfg).num_images
+        return build_labelled_loader(self.cfg, self.cfg.DATASETS.TRAIN, num_images, spread=True)

@@ -1,5 +1,6 @@
 """Multi-scale testing, box voting, detection in files; evaluators for VOC and COCO, reports, submissions."""
 
+from .build import build_evaluator
 from .coco_evaluation import COCOEvaluator
 from .detecting import Detections, Detector, Frame, detect, find_media, read_frames
 from .inference import RCNNWithTTA, build_test_model, check_testing
@@ -19,6 +20,7 @@ __all__ = [
     "ReportedEvaluators",
     "VOCEvaluator",
     "VOCSubmission",
+    "build_evaluator",
     "build_test_model",
     "check_testing",
     "detect",

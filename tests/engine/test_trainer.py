@@ -1,4 +1,5 @@
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 
 from ohem_d2.data import write_proposals
-from ohem_d2.engine import OHEMTrainer, hooks, load_config
+from ohem_d2.engine import OHEMTrainer, load_config, trainer
 
 CATALOG = (
     "toy: {format: voc, root: voc, splits: [train], classes: [cat, dog], "
@@ -152,10 +153,10 @@ def test_the_loss_over_all_rois_is_measured_alike_for_mined_and_plain_heads(make
 def test_the_loss_is_measured_on_images_of_all_training_sets(make_cfg, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        hooks, "build_labelled_loader", lambda cfg, *args, **kwargs: asked.append((args, kwargs))
+        trainer, "build_labelled_loader", lambda cfg, *args, **kwargs: asked.append((args, kwargs))
     )
     cfg = make_cfg("sets", "DATASETS.TRAIN", "('one', 'two')", "TEST.ROI_LOSS.NUM_IMAGES", "5")
-    hooks.AllRoILoss(cfg)
+    OHEMTrainer._build_roi_loss_loader(SimpleNamespace(cfg=cfg))
     assert asked == [((("one", "two"), 5), {"spread": True})]
 
 
