@@ -5,7 +5,7 @@ above the field explains it. Code reads keys through these dataclasses, which ch
 names in a registry are checked where they are looked up.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from detectron2.config import CfgNode as CN
@@ -241,6 +241,32 @@ class AugOptions(Options):
 
     def __post_init__(self) -> None:
         self.require_one_of("combine", ("detections", "candidates", "mean", "max", "proposals"))
+
+
+@dataclass(frozen=True)
+class MultiScaleOptions(AugOptions):
+    """``TEST.AUG`` as a whole: `AugOptions` and what Detectron2 has there."""
+
+    # Whether images are tested at many scales.
+    enabled: bool = False
+    # Length of the shorter side at each scale, in pixels.
+    min_sizes: tuple[int, ...] = (400, 500, 600, 700, 800, 900, 1000, 1100, 1200)
+    # Length of the longer side at most, in pixels.
+    max_size: int = 4000
+    # Whether each scale is tested flipped as well.
+    flip: bool = True
+    # The scale next to it is the reference, see `RCNNWithTTA`: that of plain testing, INPUT.MIN_SIZE_TEST.
+    reference_size: int = 800
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_valid = len(self.min_sizes) > 0 and all(size > 0 for size in self.min_sizes)
+        self.require(is_valid or not self.enabled, "min_sizes", "one size or more, in pixels")
+
+    @classmethod
+    def from_config(cls, cfg: CN) -> "MultiScaleOptions":
+        """Read and check the section; the reference is ``INPUT.MIN_SIZE_TEST``."""
+        return replace(super().from_config(cfg), reference_size=cfg.INPUT.MIN_SIZE_TEST)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ TABLE = {
     "_anno_file_template": (VOC, ["evaluation/voc_evaluation.py"]),
     "_class_names": (VOC, ["evaluation/voc_evaluation.py"]),
     "_create_proposals_from_boxes": ("detectron2.modeling.roi_heads:CascadeROIHeads", [BOX_FORWARD]),
+    "_derive_coco_results": (
+        "detectron2.evaluation:COCOEvaluator",
+        ["evaluation/coco_evaluation.py"],
+    ),
     "_do_eval": (EVAL_HOOK, ["engine/preemption.py"]),
     "_do_evaluation": ("detectron2.evaluation:COCOEvaluator", ["evaluation/coco_evaluation.py"]),
     "_ema_update": (

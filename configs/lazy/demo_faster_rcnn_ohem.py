@@ -1,7 +1,8 @@
 """A Faster R-CNN for the demo data (datasets/prepare_demo.py), which a CPU trains in about a minute."""
 
-from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.layers import ShapeSpec
+
+from ohem_d2.evaluation import build_evaluator
 
 from .faster_rcnn_R_50_FPN_ohem import L, dataloader, lr_multiplier, model, optimizer, train
 
@@ -24,7 +25,9 @@ dataloader.train.update(total_batch_size=2, num_workers=0)
 dataloader.test.dataset.names = "demo_test"
 dataloader.test.mapper.augmentations[0].update(short_edge_length=160, max_size=200)
 dataloader.test.num_workers = 0
-dataloader.evaluator = L(PascalVOCDetectionEvaluator)(dataset_name="${..test.dataset.names}")
+dataloader.evaluator = L(build_evaluator)(
+    dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}"
+)
 
 optimizer.lr = 0.01
 lr_multiplier.warmup_length = 0.1

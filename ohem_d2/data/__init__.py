@@ -5,7 +5,13 @@
 
 from ..proposals import Proposals, read_proposals, write_proposals
 from .catalog import register_catalog
-from .loaders import ProposalDatasetMapper, build_labelled_loader, build_test_loader, build_train_loader
+from .loaders import (
+    ProposalDatasetMapper,
+    build_labelled_loader,
+    build_test_loader,
+    build_test_mapper,
+    build_train_loader,
+)
 from .regions import RegionDatasetMapper
 from .resumable import ResumableLoader
 from .voc import load_voc
@@ -17,6 +23,7 @@ __all__ = [
     "ResumableLoader",
     "build_labelled_loader",
     "build_test_loader",
+    "build_test_mapper",
     "build_train_loader",
     "load_voc",
     "read_proposals",

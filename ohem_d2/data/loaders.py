@@ -34,7 +34,13 @@ from .regions import RegionDatasetMapper
 from .registered import require_registered
 from .resumable import ResumableLoader
 
-__all__ = ["ProposalDatasetMapper", "build_labelled_loader", "build_test_loader", "build_train_loader"]
+__all__ = [
+    "ProposalDatasetMapper",
+    "build_labelled_loader",
+    "build_test_loader",
+    "build_test_mapper",
+    "build_train_loader",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -132,13 +138,18 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
     ``TEST.AUG`` images and proposals keep their own size: each scale of the test resizes them once. Errors
     are those of `build_train_loader`.
     """
-    options = {"augmentations": []} if cfg.TEST.AUG.ENABLED else {}
     if not cfg.MODEL.LOAD_PROPOSALS:
-        return build_detection_test_loader(cfg, dataset_name, mapper=DatasetMapper(cfg, False, **options))
+        return build_detection_test_loader(cfg, dataset_name, mapper=build_test_mapper(cfg))
     file = _proposal_file(cfg, dataset_name, list(cfg.DATASETS.TEST), "PROPOSAL_FILES_TEST")
     dicts, proposals = _load_datasets([dataset_name], [file], filter_empty=False)
-    mapper = ProposalDatasetMapper(cfg, is_train=False, proposals=proposals, **options)
+    mapper = build_test_mapper(cfg, ProposalDatasetMapper, proposals=proposals)
     return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def build_test_mapper(cfg: CfgNode, cls: type = DatasetMapper, **kwargs: Any) -> DatasetMapper:
+    """A mapper of class `cls` for testing; with ``TEST.AUG`` it leaves images and proposals at their size."""
+    options = {"augmentations": []} if cfg.TEST.AUG.ENABLED else {}
+    return cls(cfg, False, **options, **kwargs)
 
 
 def build_labelled_loader(
@@ -177,11 +188,16 @@ def build_labelled_loader(
     else:
         dicts = _labelled_dicts(names, filter_empty=False)
         mapper = RegionDatasetMapper(cfg, is_train=True, augmentations=augmentations)
-    num_images = min(num_images, len(dicts))
-    chosen = [dicts[i * len(dicts) // num_images if spread else i] for i in range(num_images)]
+    chosen = spread_evenly(dicts, num_images) if spread else dicts[:num_images]
     if image_ids is not None:
         chosen = _of_ids(dicts, image_ids, ", ".join(names))
     return build_detection_test_loader(chosen, mapper=mapper, num_workers=0)
+
+
+def spread_evenly(dicts: Sequence[dict[str, Any]], num_images: int) -> list[dict[str, Any]]:
+    """`num_images` of the images of one or several data sets, or all if there are fewer."""
+    num_images = min(num_images, len(dicts))
+    return [dicts[i * len(dicts) // num_images] for i in range(num_images)]
 
 
 def _of_ids(dicts: list[dict[str, Any]], image_ids: Sequence[str], name: str) -> list[dict[str, Any]]:

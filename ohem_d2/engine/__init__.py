@@ -1,8 +1,17 @@
 """Training: Detectron2's default trainer with this project's data, evaluators, hooks and resume."""
 
-from .lazy import LazyTrainer, load_lazy_config
+from .detector import load_detector
+from .lazy import LazyTrainer
+from .lazy_config import load_lazy_config
 from .preemption import forward_signals
 from .trainer import OHEMTrainer
 from .yaml_config import load_config
 
-__all__ = ["LazyTrainer", "OHEMTrainer", "forward_signals", "load_config", "load_lazy_config"]
+__all__ = [
+    "LazyTrainer",
+    "OHEMTrainer",
+    "forward_signals",
+    "load_config",
+    "load_detector",
+    "load_lazy_config",
+]

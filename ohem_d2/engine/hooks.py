@@ -1,13 +1,13 @@
 """Hooks of the trainer."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from detectron2.engine.hooks import HookBase
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
-from ..config import RoILossOptions
-from ..data import build_labelled_loader
 from ..modeling import inspect_candidates
 
 
@@ -18,12 +18,10 @@ class AllRoILoss(HookBase):
     the main process. Training is not affected.
     """
 
-    def __init__(self, cfg):
-        options = RoILossOptions.from_config(cfg)
-        self._period = options.period
-        self._loader = None
-        if comm.is_main_process():
-            self._loader = build_labelled_loader(cfg, cfg.DATASETS.TRAIN, options.num_images, spread=True)
+    def __init__(self, period: int, build_loader: Callable[[], Iterable[list[dict]]]):
+        """Measure every `period` iterations on a loader, which the main process alone builds."""
+        self._period = period
+        self._loader = build_loader() if comm.is_main_process() else None
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1

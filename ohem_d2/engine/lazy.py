@@ -1,113 +1,33 @@
-"""Training from Detectron2's Python configs (LazyConfig).
+"""Training from Detectron2's Python configs (LazyConfig)."""
 
-A config has the keys of Detectron2's ``tools/lazyconfig_train_net.py``: ``model``, ``optimizer``,
-``lr_multiplier``, ``dataloader.train``, ``train`` (see ``common/train.py`` of the model zoo) and, to
-evaluate, ``dataloader.test`` and ``dataloader.evaluator``. Two keys are added: ``train.seed`` (default -1:
-none) and ``dataloader.catalogs`` (YAML catalogues of data sets to register).
-"""
-
-import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any
 
 import torch
-from detectron2.config import LazyConfig, instantiate
-from detectron2.data import build_detection_train_loader
+from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.registry import locate
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from ..data import ResumableLoader, register_catalog
+from ..data import ResumableLoader
+from ..data.loaders import spread_evenly
+from ..evaluation import RCNNWithTTA
+from ..evaluation.predictions import thresholds
 from ..utils.checkpoint import CheckedCheckpointer, load_trained
+from .accumulation import AccumulatingTrainer
 from .base_trainer import BaseTrainer
 from .batches import TrainingBatches
+from .hooks import AllRoILoss
+from .lazy_config import build, build_node, read_options
+from .mining_log import MiningPrinter
 from .preemption import ResumableEvalHook, StopOnSignal
-from .yaml_config import check_writable, present_device
-
-_REQUIRED = [
-    *("model", "optimizer", "lr_multiplier", "dataloader.train"),
-    *(
-        "train." + key
-        for key in ("output_dir", "init_checkpoint", "max_iter", "device", "eval_period", "log_period")
-    ),
-    *("train.checkpointer", "train.amp.enabled", "train.ddp"),
-]
-
-
-def load_lazy_config(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
-    """Read a Python config and overrides, register its catalogues and check its keys and values.
-
-    Without CUDA the device becomes the CPU, with a warning. The output folder is created.
-
-    Args:
-        config_file: path that ends in ``.py``.
-        opts: ``KEY=VALUE``, as on the command line; ``+KEY=VALUE`` adds a key.
-
-    Raises:
-        FileNotFoundError: no such config.
-        KeyError: a key is missing or unknown.
-        ValueError: an override without a value or with a bad one, or a bad catalogue.
-        OSError: the output folder cannot be written.
-    """
-    if not os.path.isfile(config_file):
-        raise FileNotFoundError(f"config file {config_file} does not exist")
-    cfg = LazyConfig.load(config_file)
-    missing = [key for key in _REQUIRED if OmegaConf.select(cfg, key) is None]
-    if missing:
-        raise KeyError(f"{config_file}: there is no {missing[0]}; needed: {', '.join(_REQUIRED)}")
-    cfg.train.setdefault("seed", -1)
-    cfg.dataloader.setdefault("catalogs", [])
-    _override(cfg, opts)
-    cfg.train.device = present_device("train.device", cfg.train.device)
-    for catalog in cfg.dataloader.catalogs:
-        register_catalog(catalog)
-    check_writable("train.output_dir", cfg.train.output_dir)
-    return cfg
-
-
-def _override(cfg: DictConfig, opts: Sequence[str]) -> None:
-    for opt in opts:
-        key, equals, _ = opt.partition("=")
-        if not equals:
-            raise ValueError(f"command line: {opt!r} has no value; valid with a .py config: KEY=VALUE")
-        if not key.startswith("+"):
-            _check_key(cfg, key)
-        try:
-            LazyConfig.apply_overrides(cfg, [opt])
-        except (ValueError, NotImplementedError, OmegaConfBaseException, HydraException) as error:
-            raise ValueError(f"command line: {opt!r}: {str(error).splitlines()[0]}") from None
-
-
-def _check_key(cfg: DictConfig, key: str) -> None:
-    """Raise KeyError for a key that nothing reads; arguments of a call are checked when it is made."""
-    section, _, name = key.rpartition(".")
-    node = OmegaConf.select(cfg, section) if section else cfg
-    if not OmegaConf.is_config(node):
-        raise KeyError(f"command line: unknown key {key}: there is no section {section}")
-    if OmegaConf.is_dict(node) and "_target_" not in node and name not in node:
-        raise KeyError(
-            f"command line: unknown key {key}; valid: {', '.join(map(str, node))}; +{key}=... adds it"
-        )
-
-
-def _build(cfg: DictConfig, key: str) -> Any:
-    """Instantiate the object that the config describes under `key`.
-
-    Raises:
-        ValueError: an argument is missing or unknown.
-    """
-    try:
-        return instantiate(OmegaConf.select(cfg, key))
-    except TypeError as error:
-        raise ValueError(f"{key} cannot be built: {error}") from error
 
 
 def _resumable_loader(dataset: Any, **kwargs: Any) -> Iterable:
@@ -117,35 +37,55 @@ def _resumable_loader(dataset: Any, **kwargs: Any) -> Iterable:
     return ResumableLoader(dataset, **kwargs)
 
 
+def _test_loader_node(cfg: DictConfig) -> DictConfig:
+    """``dataloader.test``, without resizing where each scale of the test resizes the images."""
+    if not read_options(cfg, "test.aug").enabled:
+        return cfg.dataloader.test
+    node = deepcopy(cfg.dataloader.test)
+    node.mapper.augmentations = []
+    return node
+
+
 class LazyTrainer(BaseTrainer):
     """Trains from a LazyConfig, as `OHEMTrainer` does from a YAML config."""
 
     def __init__(self, cfg: DictConfig):
-        """Build model, optimizer, loader and hooks from the config of `load_lazy_config`.
+        """Build the evaluator, as a check, then model, optimizer, loader and hooks.
+
+        `cfg` is a config of `load_lazy_config`.
 
         Raises:
-            ValueError: an argument of a call in the config is missing or unknown. Errors of the objects that
-                are built are passed on.
+            ValueError: an argument of a call in the config is missing or unknown, or settings of testing that
+                do not apply to the model. Errors of the objects that are built are passed on.
         """
         super().__init__()
         self.cfg = cfg
+        if "evaluator" in cfg.dataloader:
+            build(cfg, "dataloader.evaluator")
         model = self.build_model(cfg)
+        self.build_test_model(cfg, model)
         cfg.optimizer.params.model = model
-        optimizer = _build(cfg, "optimizer")
+        optimizer = build(cfg, "optimizer")
         loader = TrainingBatches(self.build_train_loader(cfg), cfg.train.seed)
         # On the CPU, DDP refuses the device that Detectron2 would pass.
         on_cpu = {} if next(model.parameters()).is_cuda else {"device_ids": None}
         self.model = create_ddp_model(model, **cfg.train.ddp, **on_cpu)
-        self._trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(
-            self.model, loader, optimizer
-        )
+        self._trainer = self._build_inner_trainer(loader, optimizer)
         self.checkpointer = CheckedCheckpointer(self.model, cfg.train.output_dir, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter = 0, cfg.train.max_iter
         self.register_hooks(self.build_hooks(optimizer))
 
+    def _build_inner_trainer(
+        self, loader: TrainingBatches, optimizer: torch.optim.Optimizer
+    ) -> SimpleTrainer:
+        train = self.cfg.train
+        if train.accumulate > 1:
+            return AccumulatingTrainer(self.model, loader, optimizer, train.accumulate, train.amp.enabled)
+        return (AMPTrainer if train.amp.enabled else SimpleTrainer)(self.model, loader, optimizer)
+
     @classmethod
     def build_model(cls, cfg: DictConfig) -> nn.Module:
-        return _build(cfg, "model").to(cfg.train.device)
+        return build(cfg, "model").to(cfg.train.device)
 
     @classmethod
     def build_train_loader(cls, cfg: DictConfig) -> Iterable:
@@ -153,7 +93,20 @@ class LazyTrainer(BaseTrainer):
         target = cfg.dataloader.train.get("_target_")
         if (locate(target) if isinstance(target, str) else target) is build_detection_train_loader:
             cfg.dataloader.train._target_ = _resumable_loader
-        return _build(cfg, "dataloader.train")
+        return build(cfg, "dataloader.train")
+
+    @classmethod
+    def build_test_mapper(cls, cfg: DictConfig) -> DatasetMapper:
+        """``dataloader.test.mapper``; at several scales it leaves images at their size."""
+        return build_node(_test_loader_node(cfg).mapper, "dataloader.test.mapper")
+
+    @classmethod
+    def build_test_model(cls, cfg: DictConfig, model: nn.Module) -> nn.Module:
+        """`model`, or an `RCNNWithTTA` of it if ``test`` enables ``aug``, ``box_voting`` or ``soft_nms``."""
+        options = {key: read_options(cfg, f"test.{key}") for key in cfg.test}
+        if not any(o.enabled for o in options.values()):
+            return model
+        return RCNNWithTTA(model, **options, **thresholds(model))
 
     @classmethod
     def build_trained_model(cls, cfg: DictConfig, resume: bool) -> nn.Module:
@@ -167,18 +120,29 @@ class LazyTrainer(BaseTrainer):
         train = self.cfg.train
         result = [
             hooks.IterationTimer(),
-            hooks.LRScheduler(optimizer, _build(self.cfg, "lr_multiplier")),
+            hooks.LRScheduler(optimizer, build(self.cfg, "lr_multiplier")),
         ]
         if comm.is_main_process():
             result.append(hooks.PeriodicCheckpointer(self.checkpointer, **train.checkpointer))
         stop = StopOnSignal(self.checkpointer)
         evaluate = ResumableEvalHook(train.eval_period, lambda: self.test(self.cfg, self.model), stop)
         result += [evaluate, stop]
+        roi_loss = read_options(self.cfg, "train.roi_loss")
+        if roi_loss.period > 0:
+            result.append(AllRoILoss(roi_loss.period, self._build_roi_loss_loader))
         if comm.is_main_process():
-            result.append(
-                hooks.PeriodicWriter(default_writers(train.output_dir, train.max_iter), train.log_period)
-            )
+            writers = [*default_writers(train.output_dir, train.max_iter), MiningPrinter(self.model)]
+            result.append(hooks.PeriodicWriter(writers, train.log_period))
         return result
+
+    def _build_roi_loss_loader(self) -> Iterable[list[dict]]:
+        """Training images with their annotations, resized as in testing."""
+        loaders, num_images = self.cfg.dataloader, read_options(self.cfg, "train.roi_loss").num_images
+        mapper = deepcopy(loaders.train.mapper)
+        mapper.augmentations = deepcopy(loaders.test.mapper.augmentations)
+        chosen = spread_evenly(build(self.cfg, "dataloader.train.dataset"), num_images)
+        mapper = build_node(mapper, "dataloader.train.mapper")
+        return build_detection_test_loader(chosen, mapper=mapper, num_workers=0)
 
     @property
     def _initial_weights(self) -> str:
@@ -193,7 +157,9 @@ class LazyTrainer(BaseTrainer):
         if "evaluator" not in cfg.dataloader:
             return {}
         results = inference_on_dataset(
-            model, _build(cfg, "dataloader.test"), _build(cfg, "dataloader.evaluator")
+            cls.build_test_model(cfg, model),
+            build_node(_test_loader_node(cfg), "dataloader.test"),
+            build(cfg, "dataloader.evaluator"),
         )
         if comm.is_main_process():
             print_csv_format(results)

@@ -8,14 +8,15 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..config import RoILossOptions, SolverOptions
-from ..data import build_test_loader, build_train_loader
-from ..evaluation import build_test_model
-from ..evaluation.build import build_evaluator, check_evaluation
+from ..data import build_labelled_loader, build_test_loader, build_train_loader
+from ..evaluation import build_evaluator, build_test_model
+from ..evaluation.build import check_evaluation
 from ..utils.checkpoint import CheckedCheckpointer, load_trained
 from .accumulation import AccumulatingTrainer
 from .base_trainer import BaseTrainer
 from .batches import TrainingBatches
 from .hooks import AllRoILoss
+from .mining_log import MiningPrinter
 from .preemption import ResumableEvalHook, StopOnSignal
 
 
@@ -65,6 +66,9 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
         """Test as `DefaultTrainer` does, with the scales, box voting and soft-NMS of the keys in ``TEST``."""
         return super().test(cfg, build_test_model(cfg, model), evaluators)
 
+    def build_writers(self):
+        return [*super().build_writers(), MiningPrinter(self.model)]
+
     def build_hooks(self):
         # Before the hook that saves checkpoints takes the parent's.
         self.checkpointer = CheckedCheckpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
@@ -75,7 +79,12 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
                 hooks += [ResumableEvalHook(self.cfg.TEST.EVAL_PERIOD, hook._func, stop), stop]
             else:
                 hooks.append(hook)
-        if RoILossOptions.from_config(self.cfg).period > 0:
+        options = RoILossOptions.from_config(self.cfg)
+        if options.period > 0:
             writer = 1 if comm.is_main_process() else 0  # the last hook writes what the others measured
-            hooks.insert(len(hooks) - writer, AllRoILoss(self.cfg))
+            hooks.insert(len(hooks) - writer, AllRoILoss(options.period, self._build_roi_loss_loader))
         return hooks
+
+    def _build_roi_loss_loader(self):
+        num_images = RoILossOptions.from_config(self.cfg).num_images
+        return build_labelled_loader(self.cfg, self.cfg.DATASETS.TRAIN, num_images, spread=True)

@@ -1,6 +1,8 @@
-"""Multi-scale testing and box voting, evaluators for VOC and COCO, their reports and submissions."""
+"""Multi-scale testing, box voting, detection in files; evaluators for VOC and COCO, reports, submissions."""
 
+from .build import build_evaluator
 from .coco_evaluation import COCOEvaluator
+from .detecting import Detections, Detector, Frame, detect, find_media, read_frames
 from .inference import RCNNWithTTA, build_test_model, check_testing
 from .report import ReportedEvaluators, result_rows
 from .soft_nms import soft_nms
@@ -11,12 +13,19 @@ from .voting import vote_boxes
 __all__ = [
     "COCOEvaluator",
     "COCOSubmission",
+    "Detections",
+    "Detector",
+    "Frame",
     "RCNNWithTTA",
     "ReportedEvaluators",
     "VOCEvaluator",
     "VOCSubmission",
+    "build_evaluator",
     "build_test_model",
     "check_testing",
+    "detect",
+    "find_media",
+    "read_frames",
     "result_rows",
     "soft_nms",
     "vote_boxes",

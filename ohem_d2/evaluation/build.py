@@ -1,8 +1,10 @@
 """Building the evaluator of a data set."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
@@ -15,11 +17,21 @@ from .voc_evaluation import VOCEvaluator
 _VOC_YEARS = {"voc07": 2007, "voc12": 2012}
 
 
-def build_evaluator(cfg, dataset_name: str) -> DatasetEvaluator:
-    """Build the evaluators in ``TEST.EVALUATORS`` or, if there are none, that of the data set's type.
+def _from_config(cfg: CfgNode, dataset_name: str) -> dict:
+    names = TestOptions.from_config(cfg).evaluators
+    return {"dataset_name": dataset_name, "output_dir": cfg.OUTPUT_DIR, "evaluators": names}
 
-    For a data set without annotations, the evaluator writes the submission file for its server. All files go
-    to ``OUTPUT_DIR/inference/DATASET``.
+
+@configurable(from_config=_from_config)
+def build_evaluator(dataset_name: str, output_dir: str, evaluators: Sequence[str] = ()) -> DatasetEvaluator:
+    """Build the evaluators of a data set; ``build_evaluator(cfg, dataset_name)`` with a config.
+
+    For a data set without annotations, the evaluator writes the submission file for its server.
+
+    Args:
+        dataset_name: a registered data set.
+        output_dir: of the run; all files go to ``inference/DATASET`` in it.
+        evaluators: as ``TEST.EVALUATORS``; empty: that of the data set's type.
 
     Raises:
         ValueError: an unknown ``evaluator_type`` or evaluator, an evaluator that cannot read the data set, or
@@ -27,27 +39,26 @@ def build_evaluator(cfg, dataset_name: str) -> DatasetEvaluator:
         FileNotFoundError: annotations do not exist.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    folder = os.path.join(output_dir, "inference", dataset_name)
     if not metadata.get("has_annotations", True):
         return VOCSubmission(dataset_name, folder)
-    names = _evaluator_names(cfg, dataset_name)
-    evaluators: list[DatasetEvaluator] = []
+    names = _evaluator_names(TestOptions(evaluators=tuple(evaluators)), dataset_name)
+    built: list[DatasetEvaluator] = []
     if "coco" in names:
         coco = COCOEvaluator(dataset_name, folder)
         if not coco.labelled:
-            return COCOSubmission(dataset_name, folder, Path(cfg.OUTPUT_DIR).resolve().name)
-        evaluators.append(coco)
+            return COCOSubmission(dataset_name, folder, Path(output_dir).resolve().name)
+        built.append(coco)
     years = {name: _VOC_YEARS[name] for name in names if name in _VOC_YEARS}
     if years:
         years = years if len(names) > 1 else {"bbox": years[names[0]]}
-        evaluators.insert(0, VOCEvaluator(dataset_name, years))
-    return ReportedEvaluators(evaluators, folder)
+        built.insert(0, VOCEvaluator(dataset_name, years))
+    return ReportedEvaluators(built, folder)
 
 
-def _evaluator_names(cfg, dataset_name: str) -> list[str]:
-    names = TestOptions.from_config(cfg).evaluators
-    if names:
-        return list(dict.fromkeys(names))
+def _evaluator_names(options: TestOptions, dataset_name: str) -> list[str]:
+    if options.evaluators:
+        return list(dict.fromkeys(options.evaluators))
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type")
     if kind not in ("pascal_voc", "coco"):

@@ -3,8 +3,10 @@
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import COCOEvaluator as _COCOEvaluator
@@ -47,6 +49,21 @@ class COCOEvaluator(_COCOEvaluator):
                 super().__init__(dataset_name, output_dir=output_dir)
             finally:
                 del metadata.json_file  # or the next evaluator would look for it
+
+    def _derive_coco_results(
+        self, coco_eval: Any, iou_type: str, class_names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """Detectron2's results, and of each class the AP at IoU 0.5 and 0.75 as well."""
+        results = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        if coco_eval is None or iou_type == "keypoints" or not class_names or len(class_names) < 2:
+            return results
+        precision = coco_eval.eval["precision"][..., 0, -1]  # (IoU, recall, class)
+        for threshold in (50, 75):
+            (at_iou,) = precision[np.isclose(coco_eval.params.iouThrs, threshold / 100)]
+            for name, of_class in zip(class_names, at_iou.T):
+                ap = 100 * of_class.mean() if of_class.min() >= 0 else float("nan")
+                results[f"AP{threshold}-{name}"] = float(ap)
+        return results
 
     @property
     def labelled(self) -> bool:

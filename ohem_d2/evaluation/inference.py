@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, DatasetMapperTTA, GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
@@ -17,7 +17,7 @@ from fvcore.transforms import HFlipTransform
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..config import AugOptions, BoxVotingOptions, SoftNMSOptions
+from ..config import BoxVotingOptions, MultiScaleOptions, SoftNMSOptions
 from .predictions import check_heads, class_predictions
 from .soft_nms import soft_nms
 from .voting import vote_boxes
@@ -37,18 +37,13 @@ def check_testing(cfg: CfgNode) -> None:
         KeyError: an unknown key, or a section that is missing.
         ValueError: a value out of its range, or settings that do not apply to the model.
     """
-    AugOptions.from_config(cfg)
-    sizes = cfg.TEST.AUG.MIN_SIZES
-    if cfg.TEST.AUG.ENABLED and not (sizes and all(size > 0 for size in sizes)):
-        raise ValueError(f"TEST.AUG.MIN_SIZES is {sizes!r}; valid: one size or more, in pixels")
     if _is_needed(cfg):
         _check_model(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
         check_heads(ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME))
 
 
 def _is_needed(cfg: CfgNode) -> bool:
-    options = BoxVotingOptions.from_config(cfg), SoftNMSOptions.from_config(cfg)
-    return cfg.TEST.AUG.ENABLED or any(o.enabled for o in options)
+    return any(o.from_config(cfg).enabled for o in (MultiScaleOptions, BoxVotingOptions, SoftNMSOptions))
 
 
 def _check_model(architecture: type) -> None:
@@ -87,20 +82,54 @@ class RCNNWithTTA(nn.Module):
     RPN makes the proposals. Masks are averaged. The order of the scales does not matter.
     """
 
-    def __init__(self, cfg: CfgNode, model: nn.Module):
-        """Wrap `model`; errors are those of `check_testing`."""
+    @configurable
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        aug: MultiScaleOptions,
+        box_voting: BoxVotingOptions,
+        soft_nms: SoftNMSOptions,
+        score_thresh: float,
+        nms_thresh: float,
+        topk: int,
+    ):
+        """Wrap `model`; ``RCNNWithTTA(cfg, model)`` takes all else from a config.
+
+        Args:
+            model: an R-CNN.
+            aug: the scales.
+            box_voting: the rounds of regression, and the vote.
+            soft_nms: in place of NMS.
+            score_thresh: lowest score of a detection.
+            nms_thresh: IoU above which NMS drops a box; with voting, that of `box_voting` takes its place.
+            topk: number of detections of an image.
+
+        Raises:
+            ValueError: settings that do not apply to the model; with a config, see `check_testing`.
+        """
         super().__init__()
         model = model.module if isinstance(model, DistributedDataParallel) else model
-        check_testing(cfg)
         _check_model(type(model))
         check_heads(type(model.roi_heads))
         self.model, self.training = model, model.training
-        self.voting, self.soft_nms = BoxVotingOptions.from_config(cfg), SoftNMSOptions.from_config(cfg)
-        self.mapper = _tta_mapper(cfg) if cfg.TEST.AUG.ENABLED else None
-        self.combine = AugOptions.from_config(cfg).combine
-        heads, voting = cfg.MODEL.ROI_HEADS, self.voting
-        self.score_thresh, self.topk = heads.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
-        self.nms_thresh = voting.nms_thresh if voting.enabled else heads.NMS_THRESH_TEST
+        self.voting, self.soft_nms, self.combine = box_voting, soft_nms, aug.combine
+        self.mapper = _tta_mapper(aug) if aug.enabled else None
+        self.score_thresh, self.topk = score_thresh, topk
+        self.nms_thresh = box_voting.nms_thresh if box_voting.enabled else nms_thresh
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, model: nn.Module):
+        check_testing(cfg)
+        return {
+            "model": model,
+            "aug": MultiScaleOptions.from_config(cfg),
+            "box_voting": BoxVotingOptions.from_config(cfg),
+            "soft_nms": SoftNMSOptions.from_config(cfg),
+            "score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+            "nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            "topk": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
@@ -207,11 +236,10 @@ class RCNNWithTTA(nn.Module):
         return results[0]
 
 
-def _tta_mapper(cfg: CfgNode) -> DatasetMapperTTA:
+def _tta_mapper(aug: MultiScaleOptions) -> DatasetMapperTTA:
     """Resizes an image to the scales, sorted, that closest to the size of plain testing first."""
-    aug, usual = cfg.TEST.AUG, cfg.INPUT.MIN_SIZE_TEST
-    sizes = sorted(set(aug.MIN_SIZES), key=lambda size: (abs(size - usual), size))
-    return DatasetMapperTTA(min_sizes=sizes, max_size=aug.MAX_SIZE, flip=aug.FLIP)
+    sizes = sorted(set(aug.min_sizes), key=lambda size: (abs(size - aug.reference_size), size))
+    return DatasetMapperTTA(min_sizes=sizes, max_size=aug.max_size, flip=aug.flip)
 
 
 def _image_alone(image: Tensor) -> dict:

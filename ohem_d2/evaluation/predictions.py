@@ -3,9 +3,11 @@
 Shape letters: R_i = RoIs of image i, K = foreground classes, L = K, or 1 for class-agnostic boxes.
 """
 
-from detectron2.modeling.roi_heads import ROIHeads
+from typing import Any
+
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers, ROIHeads
 from detectron2.structures import Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..modeling.box_forward import box_forward, find_box_forward
 
@@ -36,6 +38,25 @@ def class_predictions(
         [b.float().reshape(len(b), b.shape[1] // 4, 4) for b in boxes],
         [sum(of_image).float() * (1.0 / len(stages)) for of_image in zip(*scores)],
     )
+
+
+def thresholds(model: nn.Module) -> dict[str, Any]:
+    """``score_thresh``, ``nms_thresh`` and ``topk`` of the detections, as `model` was built with them.
+
+    Raises:
+        ValueError: it is no R-CNN with a predictor of Detectron2.
+    """
+    predictor = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
+    last = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
+    if not isinstance(last, FastRCNNOutputLayers):
+        raise ValueError(
+            f"testing at many scales, box voting and soft-NMS are for R-CNNs; {type(model).__name__} is none"
+        )
+    return {
+        "score_thresh": last.test_score_thresh,
+        "nms_thresh": last.test_nms_thresh,
+        "topk": last.test_topk_per_image,
+    }
 
 
 def check_heads(heads: type) -> None:

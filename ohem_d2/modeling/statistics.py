@@ -32,6 +32,7 @@ def selection_sums(
     """
     hard_foreground, infinity = selected & foreground, float("inf")
     sums = {"num_selected": selected, "num_fg": hard_foreground, "loss": losses}
+    sums["selected_loss"] = losses * selected
     if ious is not None:
         sums["fg_iou"] = ious * hard_foreground
     dropped = losses.masked_fill(selected, -infinity)
@@ -71,7 +72,7 @@ def write_mining(prefix: str, sums: Mapping[str, float], num_images: int) -> Non
       candidates alone unless too few of them survive; survivors are counted among those.
     - ``fg_fraction``, ``mean_fg_iou``: over the selected RoIs; fraction of foreground, and mean IoU of the
       foreground with the matched objects.
-    - ``mean_loss``: over all candidates (the paper, figure 3).
+    - ``mean_loss``: over all candidates (the paper, figure 3); ``mean_selected_loss``: over the selected.
     - ``easiest_selected_loss``, ``hardest_dropped_loss``: lowest loss of the selected RoIs, and highest loss
       of the others, duplicates included.
 
@@ -87,6 +88,7 @@ def write_mining(prefix: str, sums: Mapping[str, float], num_images: int) -> Non
     ratios = {
         "fg_fraction": ("num_fg", "num_selected"),
         "mean_loss": ("loss", "num_candidates"),
+        "mean_selected_loss": ("selected_loss", "num_selected"),
         "mean_fg_iou": ("fg_iou", "num_fg"),
     }
     figures.update({name: sums[a] / sums[b] for name, (a, b) in ratios.items() if a in sums and sums.get(b)})

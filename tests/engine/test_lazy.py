@@ -1,6 +1,9 @@
 """Python configs: what is read, refused and built. They are trained in tests/test_end_to_end.py."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,9 +11,13 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.events import get_event_storage
 
 from ohem_d2 import OHEMOptions, OHEMROIHeads
+from ohem_d2.config import BoxVotingOptions, MultiScaleOptions, SoftNMSOptions
 from ohem_d2.engine import LazyTrainer, load_lazy_config
+from ohem_d2.engine.accumulation import AccumulatingTrainer
+from ohem_d2.evaluation import RCNNWithTTA
 
-from ..builders import make_inputs
+from ..builders import make_inputs, tiny_cfg
+from ..toy import write_toy
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lazy"
 TEXT = """
@@ -83,6 +90,111 @@ def test_a_bad_value_is_named(config):
     cfg = load_lazy_config(str(config), ["model.nms_thresh=2.0"])
     with pytest.raises(ValueError, match="MODEL.OHEM.NMS_THRESH is 2.0; valid: a number in"):
         LazyTrainer.build_model(cfg)
+
+
+@pytest.mark.parametrize(
+    "opt, error, message",
+    [
+        ("+test.box_votin=1", KeyError, "unknown key test.box_votin; valid: aug, box_voting, soft_nms"),
+        ("test.box_voting.rounds=0", ValueError, "TEST.BOX_VOTING.ROUNDS is 0; valid: an integer >= 1"),
+        ("test.aug.combine=min", ValueError, "TEST.AUG.COMBINE is 'min'; valid: one of 'detections'"),
+        ("test.soft_nms.sigm=1", ValueError, "test.soft_nms cannot be built: .*'sigm'"),
+        ("test.soft_nms=1", ValueError, r"test.soft_nms is 1; valid: L\(SoftNMSOptions\)"),
+        ("train.roi_loss.num_images=0", ValueError, "TEST.ROI_LOSS.NUM_IMAGES is 0; valid: an integer >= 1"),
+        ("train.accumulate=0", ValueError, "SOLVER.ACCUMULATE is 0; valid: an integer >= 1"),
+    ],
+)
+def test_options_of_training_and_testing_are_checked_at_once(config, opt, error, message):
+    with pytest.raises(error, match=message):
+        load_lazy_config(str(config), [opt])
+
+
+def test_every_config_has_the_options_with_the_defaults_of_yaml(config):
+    cfg = load_lazy_config(str(config), ["test.box_voting.enabled=True", "test.aug.min_sizes=[480,600]"])
+    assert instantiate(cfg.test.box_voting) == BoxVotingOptions(enabled=True)
+    assert instantiate(cfg.test.soft_nms) == SoftNMSOptions() and cfg.train.accumulate == 1
+    yaml = MultiScaleOptions.from_config(tiny_cfg())
+    assert replace(instantiate(cfg.test.aug), min_sizes=yaml.min_sizes) == yaml
+    assert list(instantiate(cfg.test.aug).min_sizes) == [480, 600]
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The example with all options, on drawn images."""
+    write_toy(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+
+    def load(*opts):
+        sizes = [f"dataloader.{s}.mapper.augmentations.0.short_edge_length" for s in ("train", "test")]
+        return load_lazy_config(
+            str(CONFIGS / "demo_all_options.py"),
+            [f"dataloader.catalogs=[{tmp_path}/catalog.yaml]", "dataloader.train.dataset.names=toy_wide",
+             "dataloader.test.dataset.names=toy_tall", "model.roi_heads.num_classes=2", f"{sizes[0]}=[32]",
+             f"{sizes[1]}=32", "test.aug.min_sizes=[32,48]", "test.aug.reference_size=32",
+             "train.max_iter=2", "train.eval_period=0", "train.log_period=1", "train.roi_loss.period=2",
+             "train.roi_loss.num_images=3", f"train.output_dir={tmp_path}/out", *opts],
+        )  # fmt: skip
+
+    return load
+
+
+@pytest.mark.slow
+def test_the_example_accumulates_measures_and_reports_per_class(toy, tmp_path, caplog):
+    torch.manual_seed(0)
+    cfg = toy()
+    with caplog.at_level("INFO"):
+        trainer = LazyTrainer(cfg)
+        trainer.train()
+        results = LazyTrainer.test(cfg, trainer.model)
+    assert isinstance(trainer._trainer, AccumulatingTrainer)
+    assert trainer._trainer.data_loader.state_dict()["num_batches"] == 2 * 2
+    measured = trainer.storage.history("ohem/all_roi_loss").values()
+    assert [iteration for _, iteration in measured] == [1]
+    assert sum(record.getMessage().startswith("mined ") for record in caplog.records) == 2
+    assert list(results) == ["voc07", "voc12", "bbox"]
+    rows = json.loads((tmp_path / "out/inference/toy_tall/results.json").read_text())
+    known = {(row["evaluator"], row["class"], row["metric"]) for row in rows}
+    assert {(e, c, m) for e in results for c in ("cat", "dog") for m in ("AP", "AP50", "AP75")} <= known
+
+
+def test_training_images_of_the_measured_loss_are_resized_as_in_testing_and_labelled(toy):
+    loader = LazyTrainer._build_roi_loss_loader(SimpleNamespace(cfg=toy()))
+    images = [x for batch in loader for x in batch]
+    assert [x["image_id"] for x in images] == ["a", "b", "c"]  # 3 of abcd, spread: 0, 1, 2
+    assert all(min(x["image"].shape[1:]) == 32 and len(x["instances"]) == 2 for x in images)
+
+
+def test_images_keep_their_size_where_each_scale_resizes_them(toy):
+    for enabled, num in (("True", 0), ("False", 1)):
+        cfg = toy(f"test.aug.enabled={enabled}")
+        assert len(LazyTrainer.build_test_mapper(cfg).augmentations.augs) == num
+        assert len(cfg.dataloader.test.mapper.augmentations) == 1
+
+
+def test_the_model_is_tested_as_the_options_say(toy):
+    off = ["test.aug.enabled=False", "test.box_voting.enabled=False"]
+    cfg = toy()
+    model = LazyTrainer.build_model(cfg)
+    tested = LazyTrainer.build_test_model(cfg, model)
+    assert isinstance(tested, RCNNWithTTA) and tested.combine == "candidates" and tested.voting.enabled
+    predictor = model.roi_heads.box_predictor
+    assert (tested.score_thresh, tested.topk) == (predictor.test_score_thresh, predictor.test_topk_per_image)
+    assert LazyTrainer.build_test_model(toy(*off), model) is model
+    soft = LazyTrainer.build_test_model(toy(*off, "test.soft_nms.enabled=True"), model)
+    assert soft.soft_nms.enabled and soft.nms_thresh == predictor.test_nms_thresh
+    with pytest.raises(ValueError, match="are for R-CNNs; Identity is none"):
+        LazyTrainer.build_test_model(cfg, torch.nn.Identity())
+
+
+def test_what_cannot_be_evaluated_is_found_before_the_model_is_built(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(LazyTrainer, "build_model", lambda cfg: pytest.fail("the model is built first"))
+    cfg = toy()
+    (tmp_path / "voc/Annotations/f.xml").unlink()
+    with pytest.raises(FileNotFoundError, match="1 of 3 XML files are missing: f"):
+        LazyTrainer(cfg)
+    cfg = toy("dataloader.evaluator.evaluators=[voc2007]")
+    with pytest.raises(ValueError, match=r"TEST.EVALUATORS is \('voc2007',\); valid: any of"):
+        LazyTrainer(cfg)
 
 
 def test_the_coco_config_mines_with_detectron2s_own_model():

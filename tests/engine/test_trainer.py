@@ -1,10 +1,13 @@
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from detectron2.evaluation import DatasetEvaluator
 
 from ohem_d2.data import write_proposals
-from ohem_d2.engine import OHEMTrainer, hooks, load_config
+from ohem_d2.engine import OHEMTrainer, load_config, trainer
 
 CATALOG = (
     "toy: {format: voc, root: voc, splits: [train], classes: [cat, dog], "
@@ -67,6 +70,13 @@ def test_a_resumed_training_goes_on_with_momentum_and_schedule(make_cfg):
     assert not torch.equal(
         at_the_stop["roi_heads.box_predictor.cls_score.bias"], whole["roi_heads.box_predictor.cls_score.bias"]
     )
+
+
+def test_the_log_says_what_was_mined(make_cfg, caplog):
+    with caplog.at_level("INFO", logger="ohem_d2.engine.mining_log"):
+        train(make_cfg("log", "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()"))
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "ohem_d2.engine.mining_log"]
+    assert re.fullmatch(r"mined \d+ of 3\d RoIs an image: \d+% foreground, loss .*, hardest dropped .*", line)
 
 
 def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_checkpoint(make_cfg):
@@ -143,12 +153,12 @@ def test_the_loss_over_all_rois_is_measured_alike_for_mined_and_plain_heads(make
 def test_the_loss_is_measured_on_images_of_all_training_sets(make_cfg, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        hooks, "build_labelled_loader", lambda cfg, *args, **kwargs: asked.append((args, kwargs))
+        trainer, "build_labelled_loader", lambda cfg, *args, **kwargs: asked.append((args, kwargs))
     )
     cfg = make_cfg("sets", "TEST.ROI_LOSS.NUM_IMAGES", "5").clone()
     cfg.defrost()
     cfg.DATASETS.TRAIN = ("one", "two")
-    hooks.AllRoILoss(cfg)
+    OHEMTrainer._build_roi_loss_loader(SimpleNamespace(cfg=cfg))
     assert asked == [((("one", "two"), 5), {"spread": True})]
 
 

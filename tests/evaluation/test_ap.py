@@ -105,6 +105,19 @@ def test_any_number_of_detections_of_a_difficult_object_counts_for_nothing(pets,
     assert feed(evaluator, [], ["cat", "dog"], "ab").keys() == {"bbox"}
 
 
+def test_coco_has_the_ap_of_each_class_at_iou_50_and_75_too(pets, tmp_path):
+    name = pets({"a": [("cat", (1, 1, 10, 10)), ("cat", (21, 1, 30, 10))]})
+    # Boxes of 10 x 10 and, of 10 x 6 inside the other, IoU 0.6: right at 0.5 and, at 0.75, one of two.
+    detections = [("a", "cat", 0.9, (1, 1, 10, 10)), ("a", "cat", 0.8, (21, 1, 30, 6))]
+    results = feed(COCOEvaluator(name, str(tmp_path)), detections, ["cat", "dog"], "a")["bbox"]
+    assert results["AP50-cat"] == pytest.approx(100)
+    assert results["AP75-cat"] == pytest.approx(100 * 51 / 101)  # the recalls 0, 0.01, ..., 0.5
+    # 1 at 0.5, 0.55 (and 0.6, which is reached), then 51 / 101.
+    assert results["AP-cat"] == pytest.approx(10 * (3 + 7 * 51 / 101))
+    assert np.isnan(results["AP50-dog"]) and np.isnan(results["AP75-dog"])
+    assert (results["AP50"], results["AP75"]) == (results["AP50-cat"], results["AP75-cat"])
+
+
 def test_equal_scores_count_in_the_order_of_the_images_whatever_the_sort_does_with_them(pets, monkeypatch):
     """20 right ones of image a, then 20 wrong ones of b, in either order; the sort turns ties around."""
     monkeypatch.setattr(np, "argsort", lambda values: np.lexsort((-np.arange(len(values)), values)))

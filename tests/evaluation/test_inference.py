@@ -6,9 +6,10 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from ohem_d2.config import BoxVotingOptions, MultiScaleOptions, SoftNMSOptions
 from ohem_d2.evaluation import RCNNWithTTA, build_test_model, check_testing
 from ohem_d2.evaluation.inference import _best, _candidates, _move, _regressed
-from ohem_d2.evaluation.predictions import class_predictions
+from ohem_d2.evaluation.predictions import class_predictions, thresholds
 
 from ..builders import tiny_cfg
 from .models import (
@@ -429,6 +430,20 @@ def test_half_precision(tmp_path, family, mode):
     with torch.autocast("cpu", torch.bfloat16):
         (found,) = detect(model, inputs)
     assert len(found) > 0 and found.pred_boxes.tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_settings_given_one_by_one_are_those_of_a_config(tmp_path, mode):
+    cfg = cfg_of(*MODES[mode])
+    model = model_of(cfg)
+    options = {
+        "aug": MultiScaleOptions.from_config(cfg),
+        "box_voting": BoxVotingOptions.from_config(cfg),
+        "soft_nms": SoftNMSOptions.from_config(cfg),
+    }
+    inputs = [inputs_of(cfg, record_of(tmp_path))]
+    given = RCNNWithTTA(model, **options, **thresholds(model))
+    assert_same(detect(given, inputs), detect(RCNNWithTTA(cfg, model), inputs))
 
 
 def test_a_model_stays_itself_where_nothing_is_enabled():

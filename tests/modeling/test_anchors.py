@@ -98,6 +98,7 @@ def test_statistics_are_those_worked_out_by_hand(storage):
             "ohem/rpn/num_selected": 1.5,
             "ohem/rpn/fg_fraction": 1 / 3,  # of the losses 5, 2 and 3 the one of 5
             "ohem/rpn/mean_loss": 3.0,  # (4 + 5 + 1 + 2 + 6 + 0 + 3) / 7
+            "ohem/rpn/mean_selected_loss": 10 / 3,
             "ohem/rpn/easiest_selected_loss": 2.0,
             "ohem/rpn/hardest_dropped_loss": 6.0,
         }
@@ -115,4 +116,4 @@ def test_the_figures_are_of_candidates_alone():
     # Anchor 1 is no candidate, though it has the highest loss: of 4, 1 and 2 the first is selected.
     sums = mine([[4.0, 9, 1, 2]], [[True, False, True, True]], batch_size_per_image=1).sums
     assert sums == {"num_candidates": 3, "num_survivors": 3, "num_selected": 1, "num_fg": 0, "loss": 7,
-                    "easiest_selected_loss": 4, "hardest_dropped_loss": 2}  # fmt: skip
+                    "selected_loss": 4, "easiest_selected_loss": 4, "hardest_dropped_loss": 2}  # fmt: skip

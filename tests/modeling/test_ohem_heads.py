@@ -374,6 +374,7 @@ def test_statistics_of_a_hand_made_case(storage):
     assert 8 <= latest["ohem/num_survivors"] < 40
     assert latest["ohem/fg_fraction"] == pytest.approx(len(fg) / 16)
     assert latest["ohem/mean_loss"] == pytest.approx(losses.mean().item())
+    assert latest["ohem/mean_selected_loss"] == pytest.approx(losses[chosen].mean().item())
     assert latest["ohem/easiest_selected_loss"] == pytest.approx(losses[chosen].min().item())
     assert latest["ohem/hardest_dropped_loss"] == pytest.approx(losses[dropped].max().item())
     assert latest["ohem/mean_fg_iou"] == pytest.approx(

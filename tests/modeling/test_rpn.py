@@ -155,6 +155,7 @@ def test_statistics_are_of_the_mined_anchors(storage, trained):
     assert values["num_candidates"] == candidates.sum() / 2
     assert values["num_selected"] == BUDGET and BUDGET <= values["num_survivors"] <= 400
     assert values["fg_fraction"] == pytest.approx((trained["labels"] == 1).sum().item() / (2 * BUDGET))
+    assert values["mean_selected_loss"] == pytest.approx(losses[hard].mean().item())
     assert values["mean_loss"] == pytest.approx(losses[candidates].mean().item())
     assert values["easiest_selected_loss"] == pytest.approx(losses[hard].min().item())
     assert values["hardest_dropped_loss"] == pytest.approx(losses[candidates & ~hard].max().item())

@@ -1,0 +1,80 @@
+"""The trained detector of a config, for images that are in no data set."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from torch import nn
+
+from ..data import build_test_mapper
+from ..evaluation import Detections, Detector, build_test_model
+from ..utils.checkpoint import CheckedCheckpointer
+from ..utils.messages import name_some
+from .lazy import LazyTrainer
+from .lazy_config import load_lazy_config
+from .trainer import OHEMTrainer
+from .yaml_config import load_config
+
+__all__ = ["load_detector"]
+
+
+def load_detector(
+    config_file: str, opts: Sequence[str], propose: Callable[[], Callable[[np.ndarray], np.ndarray]]
+) -> tuple[Detector, Detections]:
+    """Build the model of a config as it is tested, with trained weights.
+
+    Args:
+        config_file: YAML, or a LazyConfig.
+        opts: overrides, see `load_config` and `load_lazy_config`.
+        propose: gives the function that computes proposals, see `Detector`; called for a model without RPN.
+
+    Returns:
+        the detector, and an empty `Detections` with the classes of the first test set.
+
+    Raises:
+        ValueError: there are no weights, or not all of the model; see also `load_config`. Its other errors,
+            and those of `propose`, are passed on.
+    """
+    if config_file.endswith(".py"):
+        cfg = load_lazy_config(config_file, opts)
+        model = LazyTrainer.build_model(cfg).eval()
+        _load_weights(model, "train.init_checkpoint", cfg.train.init_checkpoint)
+        tested, mapper = LazyTrainer.build_test_model(cfg, model), LazyTrainer.build_test_mapper(cfg)
+        names = cfg.dataloader.test.dataset.names
+        datasets = [names] if isinstance(names, str) else list(names)
+    else:
+        cfg = load_config(config_file, opts)
+        model = OHEMTrainer.build_model(cfg).eval()
+        _load_weights(model, "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)
+        tested, mapper = build_test_model(cfg, model), build_test_mapper(cfg)
+        datasets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+    detector = Detector(tested, mapper, None if mapper.proposal_topk is None else propose())
+    return detector, _detections(model, datasets)
+
+
+def _load_weights(model: nn.Module, key: str, path: str) -> None:
+    if not path:
+        raise ValueError(f"{key} is empty; give the file of the trained weights")
+    checkpointer = CheckedCheckpointer(model)
+    checkpointer.load(path)
+    missing = checkpointer.missing_keys
+    if missing:
+        raise ValueError(
+            f"{key} {path} lacks {len(missing)} parameters of the detector: {name_some(missing, 3)}; give "
+            "weights that were trained with this config"
+        )
+
+
+def _detections(model: nn.Module, datasets: Sequence[str]) -> Detections:
+    """Without classes of their own, they are numbers."""
+    metadata: Any = MetadataCatalog.get(datasets[0]) if datasets else None
+    num_classes = getattr(getattr(model, "roi_heads", model), "num_classes", 0)
+    names = metadata.get("thing_classes") if metadata else None
+    if names is None:
+        return Detections([str(index) for index in range(num_classes)])
+    if len(names) != num_classes:
+        raise ValueError(f"data set {datasets[0]!r} has {len(names)} classes, the model {num_classes}")
+    ids = metadata.get("thing_dataset_id_to_contiguous_id")
+    ids = {index: category for category, index in ids.items()} if ids else None
+    return Detections(names, ids, numeric_ids=metadata.get("json_file") is not None)
