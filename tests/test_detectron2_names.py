@@ -35,7 +35,7 @@ TABLE = {
         "detectron2.modeling.meta_arch.dense_detector:DenseDetector",
         ["modeling/retinanet.py"],
     ),
-    "_exit": ("os", ["engine/preemption.py", "proposals/selective_search.py"]),
+    "_exit": ("os", ["data/resumable.py", "engine/preemption.py", "proposals/selective_search.py"]),
     "_func": (EVAL_HOOK, ["engine/trainer.py"]),
     "_get_builtin_metadata": ("detectron2.data.datasets.builtin_meta", ["data/builtin.py"]),
     "_image_set_path": (VOC, ["evaluation/voc_evaluation.py"]),

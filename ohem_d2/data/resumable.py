@@ -6,10 +6,12 @@ augmentation, whatever process maps it. Where a run was stopped, the order is re
 """
 
 import logging
+import os
 import random
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from threading import Thread
 from typing import Any
 
 from detectron2.data import DatasetFromList
@@ -172,7 +174,19 @@ def _as_it_is(sample: Any) -> Any:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Leave it to the training process to stop: a worker that dies of the same signal would fail it."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    """Leave it to the training process to stop: a worker that dies of the same signal would fail it.
+
+    Only SIGTERM of that process ends the worker, as PyTorch and Python end workers at their exit.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

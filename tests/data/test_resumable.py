@@ -1,6 +1,11 @@
 """Batches that any process can go on with."""
 
+import itertools
+import multiprocessing
 import random
+import signal
+import subprocess
+import sys
 from itertools import islice
 
 import numpy as np
@@ -99,3 +104,29 @@ def test_a_batch_size_that_the_processes_do_not_divide_is_named(monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     with pytest.raises(ValueError, match="3 images per batch; valid: a multiple of 2 processes"):
         loader()
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="not on this system")
+def test_workers_leave_signals_to_their_process_and_end_with_it():
+    batches = iter(loader(num_workers=2))
+    next(batches)
+    workers = multiprocessing.active_children()
+    for worker, name in itertools.product(workers, ("TERM", "INT", "USR1")):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    assert first(8, loader(num_workers=0))[1:] == first(7, batches)
+    for worker in workers:
+        worker.terminate()
+        worker.join(10)
+        assert worker.exitcode == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_does_not_wait_for_its_workers():
+    failing = """
+from tests.data.test_resumable import loader
+for batch in loader(num_workers=2):
+    kept = batch
+    raise FloatingPointError("not finite")
+"""
+    done = subprocess.run([sys.executable, "-c", failing], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "FloatingPointError: not finite" in done.stderr
