@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import ohem_d2  # before Detectron2, whose FutureWarnings it keeps off the console
+
+# isort: split
 import torch
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
@@ -12,8 +15,6 @@ from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, Res5ROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-
-import ohem_d2
 
 ROOT = Path(__file__).resolve().parents[1]
 PRECISIONS = ("fp32", "default", "tf32", "amp")

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps off the console)
+
+# isort: split
 import numpy as np
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader

@@ -12,6 +12,9 @@ import multiprocessing
 import resource
 from pathlib import Path
 
+import ohem_d2  # before Detectron2, whose FutureWarnings it keeps off the console
+
+# isort: split
 import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
@@ -19,8 +22,6 @@ from detectron2.modeling import build_roi_heads
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from measure import write_report
-
-import ohem_d2
 
 ARMS = ("standard", "ohem", "all")
 

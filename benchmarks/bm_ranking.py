@@ -22,6 +22,9 @@ from itertools import islice
 from pathlib import Path
 from unittest import mock
 
+import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps off the console)
+
+# isort: split
 import torch
 from detectron2.engine.hooks import LRScheduler
 from detectron2.engine.train_loop import TrainerBase

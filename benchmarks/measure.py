@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import ohem_d2  # before Detectron2, whose FutureWarnings it keeps off the console
+
+# isort: split
 import detectron2
 import torch
 import torchvision
@@ -22,7 +25,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-import ohem_d2
 from ohem_d2.mining import suppression
 from ohem_d2.utils.revision import read_revision
 

@@ -244,15 +244,30 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def group_by_output(names: list[str], output: str | None = None) -> dict[str, list[str]]:
-    """Output file -> the data sets whose proposals go into it."""
+    """Output file -> the data sets whose proposals go into it.
+
+    Raises:
+        ValueError: a data set without a file of its own: another one has the same, or there is none.
+    """
     outputs: dict[str, list[str]] = {}
     for name in names:
         require_registered(name)
         path = output or MetadataCatalog.get(name).get("proposal_file")
         if not path:
             raise ValueError(f"data set {name!r} has no proposal file in its catalogue; give --output")
+        if not output:
+            require_own_file(name, path)
         outputs.setdefault(path, []).append(name)
     return outputs
+
+
+def require_own_file(name: str, path: str) -> None:
+    for other in DatasetCatalog.list():
+        if other != name and MetadataCatalog.get(other).get("proposal_file") == path:
+            raise ValueError(
+                f"data sets {name!r} and {other!r} have the same proposal file {path}, which one would "
+                "overwrite for the other; write {name} into `proposals`, or give --output for both"
+            )
 
 
 def check_output(path: str, overwrite: bool) -> None:

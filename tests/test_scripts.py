@@ -66,6 +66,15 @@ def test_a_script_imports_none_of_another_folder(path):
     assert "sys.path" not in (ROOT / path).read_text()
 
 
+@pytest.mark.parametrize("path", ["train_net.py", *FILES])
+def test_ohem_d2_comes_before_detectron2_whose_warnings_it_keeps_off_the_console(path):
+    order = list(imports(path))
+    if "detectron2" in order:
+        before = order[: order.index("detectron2")]
+        beside = [str(Path(path).parent / f"{name}.py") for name in before]
+        assert "ohem_d2" in before or any("ohem_d2" in imports(file) for file in beside if file in FILES)
+
+
 USED = (
     "tools/visualize.py",
     "tools/demo.py",

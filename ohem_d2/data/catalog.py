@@ -11,7 +11,7 @@ A catalogue maps names to entries::
       year: 2012                     # voc, optional: AP of VOC 2007 (11 points) or of 2012 (area, default)
       annotations: annotations/instances_{split}.json   # coco, required; relative to root
       images: images/{split}                            # coco, optional; relative to root, default root
-      proposals: proposals/bccd_{split}.safetensors     # optional; need not exist yet
+      proposals: proposals/{name}.safetensors           # optional; need not exist yet. {name} is bccd_train
       ignore: [crowd, occluded]      # optional: what marks an object as ignore region. A key of its
                                      # annotation that is 1 (a tag in XML); voc: also the name of a class
 
@@ -195,7 +195,7 @@ class _Entry:
         root, base = self.root()
         make = self.voc if self.format == "voc" else self.coco
         return [
-            make(f"{self.name}_{suffix}", str(root), split, self.proposal_file(base, split))
+            make(name := f"{self.name}_{suffix}", str(root), split, self.proposal_file(base, name, split))
             for suffix, split in self.splits().items()
         ]
 
@@ -244,20 +244,23 @@ class _Entry:
         base = common if not self.is_local("root") and (common / root).exists() else local
         return Path(os.path.normpath(base / root)), base
 
-    def proposal_file(self, base: Path, split: str) -> str | None:
+    def proposal_file(self, base: Path, name: str, split: str) -> str | None:
         if "proposals" not in self.values:
             return None
-        file = self.template("proposals", split)
+        file = self.template("proposals", split, name=name)
         return os.path.normpath((self.path.absolute().parent if self.is_local("proposals") else base) / file)
 
     def is_local(self, key: str) -> bool:
         """Whether a path begins with "." or "..", so that it is relative to the folder of the catalogue."""
         return self.values[key].split("/")[0] in (".", "..")
 
-    def template(self, key: str, split: str) -> str:
-        text = self.expanded(key).replace("{split}", split)
+    def template(self, key: str, split: str, **others: str) -> str:
+        text, places = self.expanded(key), {"split": split, **others}
+        for place, value in places.items():
+            text = text.replace(f"{{{place}}}", value)
         if re.search(r"[{}]", text):
-            raise self.error(f"{key} knows only the placeholder {{split}}, found {self.values[key]!r}")
+            known = " and ".join(f"{{{place}}}" for place in places)
+            raise self.error(f"{key} knows only the placeholder {known}, found {self.values[key]!r}")
         return text
 
     def expanded(self, key: str) -> str:

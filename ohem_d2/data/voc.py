@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from detectron2.structures import BoxMode
 from ..utils.images import read_image_size
 from ..utils.messages import name_some
 
-__all__ = ["load_voc", "load_voc_images", "read_split"]
+__all__ = ["load_voc", "load_voc_images", "read_split", "split_ids"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ def load_voc(
 
     Args:
         root: folder with ``Annotations``, ``ImageSets/Main`` and ``JPEGImages`` (jpg, jpeg or png).
-        split: name of a file in ``ImageSets/Main`` without ".txt". The first column of each line is the
-            image id, which stays a string ("000001").
+        split: name of a file in ``ImageSets/Main`` without ".txt", see `read_split`. Image ids stay strings
+            ("000001").
         classes: class names in the order of their ids.
         ignore: what makes an object an ignore region, which gets ``iscrowd`` 1: names of classes that are not
             in `classes` (their ``category_id`` is -1), and tags of an object whose text is 1.
@@ -88,7 +89,7 @@ def load_voc_images(root: str | Path, split: str) -> list[dict[str, Any]]:
 
 
 def read_split(root: str | Path, split: str) -> list[str]:
-    """The image ids of a split: the first column of its non-blank lines.
+    """The image ids of a split, see `split_ids`.
 
     Raises:
         FileNotFoundError: no such split.
@@ -98,7 +99,7 @@ def read_split(root: str | Path, split: str) -> list[str]:
     if not path.is_file():
         choices = name_some(sorted(file.stem for file in path.parent.glob("*.txt")), 20)
         raise FileNotFoundError(f"split file {path} does not exist; splits there: {choices or 'none'}")
-    ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    ids = split_ids(path.read_text())
     if not ids:
         raise ValueError(f"{path}: the split names no image")
     seen: set[str] = set()
@@ -106,6 +107,16 @@ def read_split(root: str | Path, split: str) -> list[str]:
     if repeated:
         raise ValueError(f"{path}: {len(repeated)} ids come more than once: {name_some(repeated)}")
     return ids
+
+
+def split_ids(text: str) -> list[str]:
+    """The image ids in a split file: its non-blank lines, which may have spaces inside.
+
+    Where all lines end in -1, 0 or 1, as those of VOC's splits of one class, that column is left out.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    marked = [re.fullmatch(r"(.*\S)\s+(-1|0|1)", line) for line in lines]
+    return [match[1] for match in marked if match] if all(marked) else lines
 
 
 def index_folder(folder: Path, extensions: Sequence[str]) -> dict[str, str]:

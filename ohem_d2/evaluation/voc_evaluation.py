@@ -18,6 +18,9 @@ __all__ = ["VOCEvaluator"]
 
 THRESHOLDS = range(50, 100, 5)  # of IoU, in percent
 
+# In an id, since Detectron2 takes a space for the end of it.
+_SPACE = "\x1f"
+
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):
     """`PascalVOCDetectionEvaluator` with the AP of each class, by the rules of one year or of both at once.
@@ -94,13 +97,13 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         """The AP of a class at each threshold, for each result."""
         split, detections = os.path.join(folder, "split.txt"), os.path.join(folder, "detections.txt")
         with open(split, "w") as file:
-            file.write("\n".join(self._ids))
+            file.write("\n".join(image_id.replace(" ", _SPACE) for image_id in self._ids))
         with open(detections, "w") as file:
             file.write("\n".join(_ranked(lines, self._ids)))
         aps: dict[str, list[float]] = {key: [] for key in self._years}
         for threshold in THRESHOLDS:
             recall, precision, _ = voc_eval(
-                detections, self._anno_file_template, split, name, ovthresh=threshold / 100
+                detections, _XMLFiles(self._anno_file_template), split, name, ovthresh=threshold / 100
             )
             for key, year in self._years.items():
                 ap = _ap_at_11_recalls(recall, precision) if year == 2007 else voc_ap(recall, precision)
@@ -115,9 +118,19 @@ def _ap_at_11_recalls(recall: np.ndarray, precision: np.ndarray) -> float:
 def _ranked(lines: list[str], ids: list[str]) -> list[str]:
     """The lines ``id score x1 y1 x2 y2``, sorted; ranks replace the scores, so that no two are equal."""
     place = {image_id: index for index, image_id in enumerate(ids)}
-    rows = [line.split(" ", 2) for line in lines]
+    rows = [line.rsplit(" ", 5) for line in lines]
     rows.sort(key=lambda row: (-float(row[1]), place[row[0]]))
-    return [f"{image_id} {-rank} {box}" for rank, (image_id, _, box) in enumerate(rows)]
+    return [
+        " ".join([image_id.replace(" ", _SPACE), str(-rank), *box])
+        for rank, (image_id, _, *box) in enumerate(rows)
+    ]
+
+
+class _XMLFiles(str):
+    """The template of the paths of XML files, for ids in which `_SPACE` stands for a space."""
+
+    def format(self, image_id: str) -> str:
+        return super().format(image_id.replace(_SPACE, " "))
 
 
 def _summary(aps: np.ndarray, classes: list[str]) -> dict[str, float]:

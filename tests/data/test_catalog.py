@@ -129,7 +129,11 @@ def test_missing_files_matter_only_to_who_loads_them(write, make_voc):
         ("root: voc", "root: 3", "root must be a path, not 3"),
         ("root: voc", "root: ${NO_SUCH_VARIABLE}/voc", "root uses the environment variable NO_SUCH_VARIABLE"),
         ("splits", "year: 2010\n  splits", r"year must be one of \(2007, 2012\).*not 2010"),
-        ("splits", "proposals: '{splt}.pkl'\n  splits", r"proposals knows only the placeholder \{split\}"),
+        (
+            "splits",
+            "proposals: '{splt}.pkl'\n  splits",
+            r"proposals knows only the placeholder \{split\} and",
+        ),
         ("splits", "proposals: [a]\n  splits", r"proposals must be a path, not \['a'\]"),
         ("splits", "root: other\n  splits", "malformed YAML: key 'root' comes twice"),
         ("[train]", "[train", "malformed YAML"),
@@ -188,6 +192,14 @@ def test_paths_that_begin_with_a_dot_start_from_the_catalogue(write, tmp_path, r
 def test_proposals_of_an_absolute_root_lie_in_the_common_folder(write, tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_DATA", "/data")
     assert places(write, "${SOME_DATA}/voc") == ("/data/voc", str(tmp_path / "datasets/p/train.pkl"))
+
+
+def test_the_pattern_of_proposals_may_hold_the_registered_name(write, tmp_path):
+    assert places(write, ".", "./{name}-{split}.pkl")[1] == str(tmp_path / "catalogs/pets_train-train.pkl")
+    with pytest.raises(
+        ValueError, match=r"annotations knows only the placeholder \{split\}, found 'x\{name\}'"
+    ):
+        register_catalog(write(COCO.replace("{split}.json", "x{name}")))
 
 
 def test_registered_data_set_can_be_pickled_and_detectron2s_own_stay(write):

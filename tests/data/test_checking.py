@@ -62,6 +62,13 @@ def test_a_data_set_without_fault_has_no_problem_and_is_counted(voc, tmp_path):
     assert str(report) == "pets_train: 3 images, 3 objects (0 difficult), 3 proposals, no problem"
 
 
+def test_ids_may_have_spaces(voc):
+    for file in voc.rglob("c.*"):
+        file.rename(file.with_name(f"c 2{file.suffix}"))
+    edit(voc / "ImageSets/Main/train.txt", "c", "c 2")
+    assert found("pets_train") == []
+
+
 def test_every_problem_is_listed_not_only_the_first(voc):
     (voc / "JPEGImages/a.jpg").unlink()
     (voc / "JPEGImages/b.jpg").write_text("no image")

@@ -36,6 +36,13 @@ def test_first_column_of_a_split_file_counts_and_blank_lines_do_not(make_voc):
     assert [r["image_id"] for r in load_voc(root, "dog_train", ["dog"])] == ["000002", "000001"]
 
 
+def test_ids_may_have_spaces(make_voc):
+    root = make_voc({"street 1": [], "old street": [("dog", (3, 4, 20, 25))]})
+    assert [r["image_id"] for r in load_voc(root, "train", ["dog"])] == ["street 1", "old street"]
+    (root / "ImageSets/Main/dog_train.txt").write_text("street 1 -1\nold street  1\n")
+    assert [r["image_id"] for r in load_voc(root, "dog_train", ["dog"])] == ["street 1", "old street"]
+
+
 @pytest.mark.parametrize("extension", [".JPG", ".jpeg", ".png"])
 def test_image_extension_is_found(make_voc, extension):
     root = make_voc(ONE_DOG, extension=extension)

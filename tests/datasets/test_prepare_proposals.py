@@ -146,6 +146,17 @@ def test_an_unknown_data_set_is_named_with_the_nearest(generate):
         generate("--dataset", "toy_val")
 
 
+@pytest.mark.parametrize("names", [["toy_train"], ["toy_test", "toy_train"]])
+def test_two_data_sets_of_one_file_do_not_overwrite_each_other(generate, catalog, tmp_path, names):
+    catalog.write_text(catalog.read_text().replace("{split}", "all"))
+    message = "'toy_(train|test)' and 'toy_(test|train)' have the same proposal file .*all.safetensors"
+    with pytest.raises(SystemExit, match=message):
+        generate("--dataset", *names)
+    assert not (tmp_path / "p").exists()
+    generate("--dataset", "toy_train", "toy_test", "--output", tmp_path / "p/all.safetensors")
+    assert set(read_proposals(MetadataCatalog.get("toy_test").proposal_file)) == {"a", "b", "c"}
+
+
 def test_a_data_set_without_a_proposal_file_needs_output(generate, tmp_path):
     DatasetCatalog.register("bare", lambda: [])
     MetadataCatalog.get("bare").set(thing_classes=["box"])

@@ -80,6 +80,14 @@ def test_two_objects_found_around_a_wrong_box(pets):
         assert np.isnan(results[key]["AP75-dog"])  # no dog to find: no AP, and no part in the mean
 
 
+def test_ids_with_spaces_are_evaluated(pets):
+    ids = ["street 1", "street 2"]
+    name = pets({image_id: [("cat", (1, 1, 10, 10))] for image_id in ids})
+    detections = [(image_id, "cat", 0.9, (1, 1, 10, 10)) for image_id in ids]
+    assert feed(VOCEvaluator(name), detections, ["cat", "dog"], ids)["bbox"]["AP"] == pytest.approx(100)
+    assert feed(VOCEvaluator(name), detections[:1], ["cat", "dog"], ids)["bbox"]["AP"] == pytest.approx(50)
+
+
 def test_overlap_counts_the_last_pixel_and_must_exceed_the_threshold(pets):
     """In a box of 10 x 10, one of 10 x 5 has IoU 1/2, not above 0.5; one of 10 x 6 is right up to 0.55."""
     name = pets({"a": [("cat", (1, 1, 10, 10))]})

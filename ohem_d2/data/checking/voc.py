@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..voc import CORNERS, IMAGE_EXTENSIONS, index_folder
+from ..voc import CORNERS, IMAGE_EXTENSIONS, index_folder, split_ids
 from .report import Report, check_image, describe_box, repeated
 
 __all__ = ["check_voc"]
@@ -26,7 +26,7 @@ def check_voc(
     if not path.is_file():
         report.add(path, "the split file does not exist")
         return
-    ids = [line.split()[0] for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    ids = split_ids(path.read_text(errors="replace"))
     if not ids:
         report.add(path, "names no image")
     for image_id in repeated(ids):
