@@ -130,7 +130,7 @@ def toy(tmp_path, monkeypatch):
         return load_lazy_config(
             str(CONFIGS / "demo_all_options.py"),
             [f"dataloader.catalogs=[{tmp_path}/catalog.yaml]", "dataloader.train.dataset.names=toy_wide",
-             "dataloader.test.dataset.names=toy_tall", "model.roi_heads.num_classes=2", f"{sizes[0]}=[32]",
+             "dataloader.test.dataset.names=toy_tall", "model.roi_heads.num_classes=2", f"{sizes[0]}=[40]",
              f"{sizes[1]}=32", "test.aug.min_sizes=[32,48]", "test.aug.reference_size=32",
              "train.max_iter=2", "train.eval_period=0", "train.log_period=1", "train.roi_loss.period=2",
              "train.roi_loss.num_images=3", f"train.output_dir={tmp_path}/out", *opts],
