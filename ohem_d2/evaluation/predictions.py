@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, ROIHeads
 from detectron2.structures import Instances
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling.box_forward import box_forward, find_box_forward
 
@@ -46,6 +47,7 @@ def thresholds(model: nn.Module) -> dict[str, Any]:
     Raises:
         ValueError: it is no R-CNN with a predictor of Detectron2.
     """
+    model = model.module if isinstance(model, DistributedDataParallel) else model
     predictor = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
     last = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
     if not isinstance(last, FastRCNNOutputLayers):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.events import get_event_storage
+from torch.nn.parallel import DistributedDataParallel
 
 from ohem_d2 import OHEMOptions, OHEMROIHeads
 from ohem_d2.config import BoxVotingOptions, MultiScaleOptions, SoftNMSOptions
@@ -129,7 +130,7 @@ def toy(tmp_path, monkeypatch):
         return load_lazy_config(
             str(CONFIGS / "demo_all_options.py"),
             [f"dataloader.catalogs=[{tmp_path}/catalog.yaml]", "dataloader.train.dataset.names=toy_wide",
-             "dataloader.test.dataset.names=toy_tall", "model.roi_heads.num_classes=2", f"{sizes[0]}=[32]",
+             "dataloader.test.dataset.names=toy_tall", "model.roi_heads.num_classes=2", f"{sizes[0]}=[40]",
              f"{sizes[1]}=32", "test.aug.min_sizes=[32,48]", "test.aug.reference_size=32",
              "train.max_iter=2", "train.eval_period=0", "train.log_period=1", "train.roi_loss.period=2",
              "train.roi_loss.num_images=3", f"train.output_dir={tmp_path}/out", *opts],
@@ -184,6 +185,16 @@ def test_the_model_is_tested_as_the_options_say(toy):
     assert soft.soft_nms.enabled and soft.nms_thresh == predictor.test_nms_thresh
     with pytest.raises(ValueError, match="are for R-CNNs; Identity is none"):
         LazyTrainer.build_test_model(cfg, torch.nn.Identity())
+
+
+def test_a_model_of_several_processes_is_tested_as_the_one_inside(toy):
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        cfg = toy()
+        model = LazyTrainer.build_model(cfg)
+        assert LazyTrainer.build_test_model(cfg, DistributedDataParallel(model)).model is model
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_what_cannot_be_evaluated_is_found_before_the_model_is_built(toy, tmp_path, monkeypatch):
