@@ -135,19 +135,19 @@ def test_sets(tmp_path):
 
 @pytest.mark.slow
 def test_train_net_writes_what_is_submitted_for_test_sets_without_annotations(test_sets):
-    """On the names that are built in, in a process whose ``$DETECTRON2_DATASETS`` has these sets."""
-    done = subprocess.run(
-        [*TRAIN_NET, "--eval-only", "DATASETS.TEST", "('voc_2012_test', 'coco_2015_test-dev')",
-         "DATASETS.PROPOSAL_FILES_TEST", "('voc.safetensors', 'coco.safetensors')",
-         "OUTPUT_DIR", "output/fast_rcnn", *SMALL, "MODEL.ROI_HEADS.NUM_CLASSES", "20"],
-        cwd=test_sets, env={**os.environ, "DETECTRON2_DATASETS": str(test_sets)},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    """On the names that are built in, in processes whose ``$DETECTRON2_DATASETS`` has these sets."""
     inference = test_sets / "output/fast_rcnn/inference"
     tar = inference / "voc_2012_test/comp4_det_test.tar"
     zip = inference / "coco_2015_test-dev/detections_test-dev2015_fast-rcnn_results.zip"
-    for path, images in ((tar, 3), (zip, 2)):
+    for path, proposals, images in ((tar, "voc", 3), (zip, "coco", 2)):
+        done = subprocess.run(
+            [*TRAIN_NET, "--eval-only", "DATASETS.TEST", f"('{path.parent.name}',)",
+             "DATASETS.PROPOSAL_FILES_TEST", f"('{proposals}.safetensors',)",
+             "OUTPUT_DIR", "output/fast_rcnn", *SMALL],
+            cwd=test_sets, env={**os.environ, "DETECTRON2_DATASETS": str(test_sets)},
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         assert f"{20 * images} detections to submit, in {path.relative_to(test_sets)}" in done.stdout
     with tarfile.open(tar) as archive:
         names = archive.getnames()
@@ -157,7 +157,7 @@ def test_train_net_writes_what_is_submitted_for_test_sets_without_annotations(te
     with zipfile.ZipFile(zip) as archive:
         results = json.loads(archive.read(zip.with_suffix(".json").name))
     assert {result["image_id"] for result in results} == {3, 11}
-    assert {result["category_id"] for result in results} <= set(range(1, 23)) - {12}  # 12 is none of COCO's
+    assert {result["category_id"] for result in results} <= set(range(1, 91)) - {12}  # 12 is none of COCO's
 
 
 @pytest.mark.slow
