@@ -2,6 +2,7 @@ define HELP
 make demo       train the heuristic baseline and OHEM on a small drawn data set, compare them
 make test       run the fast tests (TESTS=tests/mining for some of them)
 make test-all   run every test
+make torture    hostile files, faults and long runs, for 20 minutes
 make lint       check style and types
 make docs       build the documentation, docs/_build/html
 make gpu        test and measure on the GPU: PARTS (default "1 2 3") of nine minutes, each with its archive
@@ -52,7 +53,7 @@ KIND := $(if $(DETECTRON2),$(if $(filter installed,$(DETECTRON2)),installed,give
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint docs gpu wheels clean check
+.PHONY: help install demo test test-all torture lint docs gpu wheels clean check
 
 help:
 	@:$(info $(HELP))
@@ -67,6 +68,9 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	$(PYTEST) $(TESTS)
+
+torture: $(INSTALLED)
+	$(PYTEST) --torture tests/torture
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check

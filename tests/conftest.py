@@ -15,6 +15,17 @@ from .toy import write_voc
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--torture", action="store_true", help="as `make torture`: more cases, and what is marked so")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--torture"):
+        left_out = [item for item in items if item.get_closest_marker("torture")]
+        items[:] = [item for item in items if not item.get_closest_marker("torture")]
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(autouse=True)
 def clean_catalogs():
     """Forget the data sets that a test registered."""

@@ -103,6 +103,7 @@ def test_first_call_installs_pinned_packages_then_detectron2_then_tests(project)
     [
         ("test", "-m pytest -n 2 --dist worksteal -m not slow tests"),
         ("test-all", "-m pytest -n 2 --dist worksteal tests"),
+        ("torture", "-m pytest -n 2 --dist worksteal --torture tests/torture"),
         ("demo", "tools/demo.py"),
         ("lint", "-m ruff check|-m ruff format --check|-m mypy"),
         ("docs", "-m sphinx -W --keep-going -b html docs docs/_build/html"),
