@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--torture", action="store_true", help="as `make torture`: more cases, and what is marked so")
+    parser.addoption(
+        "--torture", action="store_true", help="as `make torture`: more cases, and what is marked so"
+    )
 
 
 def pytest_collection_modifyitems(config, items):
