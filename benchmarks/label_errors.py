@@ -2,11 +2,14 @@
 """How many of the labels that tools/find_label_errors.py ranks first are wrong, where it is known which are.
 
     python benchmarks/label_errors.py --seeds 0 1 2 3 4 --output output/label_errors [KEY VALUE ...]
+    python benchmarks/label_errors.py --config-file FILE --dataset NAME --output output/label_errors_of_mine
 
 For each seed a data set is drawn of which a share of the training labels is deleted, another flipped and
 another shifted (datasets/prepare_demo.py --wrong-labels), and tools/find_label_errors.py ranks them with
---folds. What was made is not made again. A finding is right if it is of a wrong label, or has an IoU of 0.5
-with a deleted or a shifted object; a second one of the same wrong label is not. Of the same models:
+--folds. With --dataset, it is the labels of a data set in VOC layout that are made wrong, in a copy of its
+XML files; what was wrong before is not known. What was made is not made again. A finding is right if it is of
+a wrong label, or has an IoU of 0.5 with a deleted or a shifted object; a second one of the same wrong label
+is not. Of the same models:
 
     loss             the ranking of the tool: classification + box
     cls loss         the same by the loss of classification alone
@@ -27,14 +30,19 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from measure import write_report
 from tabulate import tabulate
 
-from ohem_d2.data.drawing import CLASS_NAMES
+from ohem_d2.data.voc_xml import LabelledBox, voc_xml
+from ohem_d2.data.wrong_labels import WRONG_KINDS, corrupt_labels
+from ohem_d2.engine import load_config
 from ohem_d2.evaluation.label_error_files import read_inspected
 from ohem_d2.evaluation.label_errors import MISSING, SAME_OBJECT_IOU, InspectedImage
 from ohem_d2.evaluation.label_ranking import RANKED_BY, box_ious
@@ -62,6 +70,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.05, help="of labels wrong in each way; default 0.05")
     parser.add_argument("--folds", type=int, default=4, help="default 4")
     parser.add_argument("--config-file", default=str(ROOT / "configs/demo/ohem.yaml"))
+    parser.add_argument("--dataset", help="in VOC layout, registered by the config; default: drawn ones")
     parser.add_argument("--output", type=Path, required=True, help="folder of the data sets and models")
     parser.add_argument("--results", type=Path, help="JSON file; the table goes beside it as .md")
     parser.add_argument("opts", nargs="*", default=[], help="KEY VALUE overrides of the training")
@@ -79,17 +88,54 @@ def main() -> None:
 
 
 def make(args: argparse.Namespace, seed: int) -> tuple[Path, Path]:
-    """Draw the data of a seed and find its wrong labels, unless that was done; the folders of both."""
+    """Make the data of a seed and find its wrong labels, unless that was done; the folders of both."""
     data, found = args.output / f"data{seed}", args.output / f"found{seed}"
-    shares = [f"{kind}={args.share}" for kind in ("deleted", "flipped", "shifted")]
-    drawn = ["--output", str(data), "--seed", str(seed), "--test", "1"]  # whose labels are right
-    run("datasets/prepare_demo.py", *drawn, "--wrong-labels", *shares)
+    shares = dict.fromkeys(WRONG_KINDS, args.share)
+    if args.dataset:
+        load_config(args.config_file, args.opts)  # registers it
+        corrupt_voc(args.dataset, np.random.default_rng(seed), shares, data)
+    else:
+        drawn = ["--output", str(data), "--seed", str(seed), "--test", "1"]  # whose labels are right
+        named = [f"{kind}={share}" for kind, share in shares.items()]
+        run("datasets/prepare_demo.py", *drawn, "--wrong-labels", *named)
     if not (found / "inspected.json").exists():
         chosen = ["--folds", str(args.folds), "--seed", str(seed), "--output", str(found)]
-        opts = [*args.opts, "DATASETS.CATALOG", f"('{data / 'catalog.yaml'}',)"]
-        command = ["--config-file", args.config_file, "--dataset", "demo_train", *chosen, *opts]
-        run("tools/find_label_errors.py", *command)
+        name = "corrupted_train" if args.dataset else "demo_train"
+        opts = [*args.opts, "DATASETS.CATALOG", f"('{data / 'catalog.yaml'}',)", "DATASETS.TEST", "()"]
+        command = ["--config-file", args.config_file, "--dataset", name, *chosen, *opts]
+        run("tools/find_label_errors.py", *command, "DATASETS.TRAIN", f"('{name}',)")
     return data, found
+
+
+def corrupt_voc(name: str, rng: np.random.Generator, shares: Mapping[str, float], folder: Path) -> None:
+    """Write a data set in VOC layout with wrong labels into a folder, as corrupted_train of its catalogue.
+
+    Its images, lists and proposals are those of `name`.
+    """
+    records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
+    classes, sizes = metadata.thing_classes, {x["image_id"]: (x["width"], x["height"]) for x in records}
+    truths = {
+        x["image_id"]: [LabelledBox(classes[a["category_id"]], tuple(a["bbox"])) for a in x["annotations"]]
+        for x in records
+    }
+    labels, wrong = corrupt_labels(rng, truths, shares, classes, sizes)
+    (folder / "Annotations").mkdir(parents=True, exist_ok=True)
+    for x in records:
+        content = voc_xml(Path(x["file_name"]).name, sizes[x["image_id"]], labels[x["image_id"]])
+        (folder / "Annotations" / f"{x['image_id']}.xml").write_bytes(content)
+    (folder / "train.txt").write_text("".join(f"{x['image_id']}\n" for x in records))
+    entry = {
+        "format": "voc",
+        "root": str(Path(metadata.dirname).absolute()),
+        "annotations": str((folder / "Annotations").absolute()),
+        "imagesets": str(folder.absolute()),
+        "splits": ["train"],
+        "classes": list(classes),
+        "year": metadata.year,
+        "proposals": str(Path(metadata.proposal_file).absolute()),
+    }
+    (folder / "catalog.yaml").write_text(yaml.safe_dump({"corrupted": entry}, sort_keys=False))
+    (folder / "wrong_labels.json").write_text(json.dumps([asdict(label) for label in wrong], indent=1) + "\n")
 
 
 def run(script: str, *arguments: str) -> None:
@@ -184,7 +230,8 @@ def by_detections(images: Sequence[InspectedImage]) -> Iterator[Suspect]:
 
 
 def by_objectlab(images: Sequence[InspectedImage]) -> Iterator[Suspect]:
-    for image, (of_labels, of_found) in zip(images, objectlab_scores(images, len(CLASS_NAMES))):
+    num_classes = 1 + max(int(c) for image in images for c in (*image.categories, *image.found_categories))
+    for image, (of_labels, of_found) in zip(images, objectlab_scores(images, num_classes)):
         for box, score in zip(image.boxes, of_labels):
             yield Suspect(1 - score, image.image_id, box, True)
         for place in np.flatnonzero(~np.isnan(of_found)):

@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import sys
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -29,12 +28,11 @@ from ohem_d2.data.drawing import (
     CROWD,
     DRAWING_VERSION,
     IMAGE_SIZE,
-    WRONG_KINDS,
     Contents,
-    DemoObject,
-    corrupt_labels,
     draw_demo_image,
 )
+from ohem_d2.data.voc_xml import LabelledBox, voc_xml
+from ohem_d2.data.wrong_labels import WRONG_KINDS, corrupt_labels
 from ohem_d2.proposals import summarize_proposals, write_proposals
 from ohem_d2.proposals.selective_search import generate_selective_search
 from ohem_d2.utils.locks import hold_lock
@@ -152,17 +150,19 @@ def draw_split(root: Path, split: str, parameters: dict) -> None:
     labels = draw_images(root, split, parameters[split], parameters["seed"], contents, crowds)
     if is_train and "wrong_labels" in parameters:
         rng = np.random.default_rng([parameters["seed"], *b"wrong labels"])
-        labels, wrong = corrupt_labels(rng, labels, parameters["wrong_labels"])
+        sizes = dict.fromkeys(labels, IMAGE_SIZE)
+        labels, wrong = corrupt_labels(rng, labels, parameters["wrong_labels"], CLASS_NAMES, sizes)
         records = [dataclasses.asdict(label) for label in wrong]
         (root / "wrong_labels.json").write_text(json.dumps(records, indent=1) + "\n")
     for image_id, objects in labels.items():
-        (root / "Annotations" / f"{image_id}.xml").write_bytes(annotation_xml(f"{image_id}.jpg", objects))
+        content = voc_xml(f"{image_id}.jpg", IMAGE_SIZE, objects)
+        (root / "Annotations" / f"{image_id}.xml").write_bytes(content)
     (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(labels) + "\n")
 
 
 def draw_images(
     root: Path, split: str, count: int, seed: int, contents: Contents, crowds: float
-) -> dict[str, list[DemoObject]]:
+) -> dict[str, list[LabelledBox]]:
     """Draw images, and return the objects of each by its id.
 
     An image without a crowd depends on the seed, its split, its number and the contents alone.
@@ -178,27 +178,6 @@ def draw_images(
             raise OSError(f"cannot write {path}")
         objects[image_id] = image.objects
     return objects
-
-
-def annotation_xml(file_name: str, objects: list[DemoObject]) -> bytes:
-    """Annotations in VOC's format: boxes in 1-based inclusive pixels."""
-    root = ET.Element("annotation")
-    ET.SubElement(root, "filename").text = file_name
-    add_numbers(ET.SubElement(root, "size"), width=IMAGE_SIZE[0], height=IMAGE_SIZE[1], depth=3)
-    for drawn in objects:
-        element = ET.SubElement(root, "object")
-        ET.SubElement(element, "name").text = drawn.category
-        ET.SubElement(element, "pose").text = "Unspecified"
-        add_numbers(element, truncated=0, difficult=0)
-        x1, y1, x2, y2 = drawn.box
-        add_numbers(ET.SubElement(element, "bndbox"), xmin=x1 + 1, ymin=y1 + 1, xmax=x2, ymax=y2)
-    ET.indent(root)
-    return ET.tostring(root) + b"\n"
-
-
-def add_numbers(parent: ET.Element, **numbers: int) -> None:
-    for name, number in numbers.items():
-        ET.SubElement(parent, name).text = str(number)
 
 
 def search_splits(root: Path, workers: int | None) -> None:

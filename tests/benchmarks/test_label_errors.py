@@ -1,11 +1,15 @@
 """What the benchmark of label errors counts as right, and the rankings that it compares."""
 
+import json
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-pytest.importorskip("cv2", reason="needs OpenCV, which draws the data")
-
-from ohem_d2.evaluation.label_errors import BAD_BOX, MISSING, Finding, InspectedImage  # noqa: E402
+from ohem_d2.data import register_catalog
+from ohem_d2.evaluation.label_errors import BAD_BOX, MISSING, Finding, InspectedImage
 
 LABEL, TRUTH, FREE = [0, 0, 10, 10], [6, 0, 16, 10], [50, 50, 60, 60]
 FLIPPED = {"image_id": "a", "kind": "flipped", "label": {"box": LABEL}, "truth": {"box": LABEL}}
@@ -54,6 +58,29 @@ def test_precision_and_area_by_hand(benchmark):
     assert (row["P@50"], row["P@200"]) == (2 / 50, 2 / 200)
     recalls = {kind: row[f"recall of {kind}"] for kind in ("deleted", "flipped", "shifted")}
     assert recalls == {"deleted": 0.5, "flipped": 0.0, "shifted": 1.0}
+
+
+def test_labels_of_a_voc_data_set_are_made_wrong_in_a_copy(benchmark, make_voc, tmp_path, monkeypatch):
+    boxes = [(5 + 2 * n, 7, 14 + 2 * n, 19) for n in range(5)]
+    root = make_voc({f"{n:02d}": [("cat", boxes[n % 5]), ("dog", boxes[0])] for n in range(10)})
+    monkeypatch.chdir(tmp_path)
+    entry = {"format": "voc", "root": str(root), "splits": ["train"], "classes": ["cat", "dog"]}
+    Path("catalog.yaml").write_text(json.dumps({"pets": {**entry, "proposals": "./none.safetensors"}}))
+    register_catalog("catalog.yaml")
+    before = DatasetCatalog.get("pets_train")
+    shares = {"deleted": 0.1, "flipped": 0.2, "shifted": 0.0}
+    benchmark.corrupt_voc("pets_train", np.random.default_rng(0), shares, Path("wrong"))
+    register_catalog("wrong/catalog.yaml")
+    after = DatasetCatalog.get("corrupted_train")
+    assert [x["file_name"] for x in before] == [x["file_name"] for x in after]
+    wrong = json.loads(Path("wrong/wrong_labels.json").read_text())
+    assert Counter(w["kind"] for w in wrong) == {"deleted": 2, "flipped": 4}
+    labels = [{(tuple(a["bbox"]), a["category_id"]) for a in x["annotations"]} for x in after]
+    truths = [{(tuple(a["bbox"]), a["category_id"]) for a in x["annotations"]} for x in before]
+    changed = {x["image_id"] for x, label, truth in zip(before, labels, truths) if label != truth}
+    assert changed == {w["image_id"] for w in wrong}
+    assert sum(map(len, labels)) == sum(map(len, truths)) - 2
+    assert MetadataCatalog.get("corrupted_train").proposal_file == str(tmp_path / "none.safetensors")
 
 
 def image(findings=()):

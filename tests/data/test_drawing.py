@@ -5,6 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from ohem_d2.data.voc_xml import LabelledBox
+
 images = pytest.importorskip("ohem_d2.data.drawing.images", reason="needs OpenCV, which draws the data")
 shapes = pytest.importorskip("ohem_d2.data.drawing.shapes")
 Contents = images.Contents
@@ -31,8 +33,8 @@ def test_what_is_covered_does_not_count_for_the_box(monkeypatch):
     monkeypatch.setattr(images, "random_mask", lambda rng, shape: next(masks))
     objects = images.draw_demo_image(np.random.default_rng(0)).objects
     assert objects == [
-        images.DemoObject("disc", (20, 40, 50, 60)),
-        images.DemoObject("square", (50, 30, 90, 70)),
+        LabelledBox("disc", (20, 40, 50, 60)),
+        LabelledBox("square", (50, 30, 90, 70)),
     ]
 
 

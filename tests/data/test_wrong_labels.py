@@ -1,12 +1,16 @@
-"""Wrong labels of the drawn data set."""
+"""Labels made wrong on purpose."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
 
-drawing = pytest.importorskip("ohem_d2.data.drawing", reason="needs OpenCV, which draws the data")
-DemoObject = drawing.DemoObject
+from ohem_d2.data.voc_xml import LabelledBox
+from ohem_d2.data.wrong_labels import WRONG_KINDS, corrupt_labels
+
+CLASS_NAMES = ("disc", "square", "star")
+CROWD = "crowd"  # of no class
+SIZE = (200, 160)
 
 
 def objects(count, seed=0):
@@ -17,14 +21,15 @@ def objects(count, seed=0):
         corner = rng.integers(0, [150, 110])
         box = (*corner.tolist(), *(corner + rng.integers(12, 50, size=2)).tolist())
         of_image = truths.setdefault(f"train_{index // 4:05d}", [])
-        of_image.append(DemoObject(str(rng.choice(drawing.CLASS_NAMES)), box))
+        of_image.append(LabelledBox(str(rng.choice(CLASS_NAMES)), box))
         if len(of_image) == 1:
-            of_image.append(DemoObject(drawing.CROWD, (0, 0, 110, 90)))
+            of_image.append(LabelledBox(CROWD, (0, 0, 110, 90)))
     return truths
 
 
 def corrupt(truths, **shares):
-    return drawing.corrupt_labels(np.random.default_rng(5), truths, shares)
+    sizes = dict.fromkeys(truths, SIZE)
+    return corrupt_labels(np.random.default_rng(5), truths, shares, CLASS_NAMES, sizes)
 
 
 def iou(a, b):
@@ -63,7 +68,7 @@ def test_without_a_share_nothing_is_changed():
     assert corrupt(truths) == (truths, []) == corrupt(truths, flipped=0.0)
 
 
-@pytest.mark.parametrize("kind", list(drawing.WRONG_KINDS))
+@pytest.mark.parametrize("kind", list(WRONG_KINDS))
 def test_a_larger_share_has_the_wrong_labels_of_a_smaller_one(kind):
     (_, few), (_, many) = (corrupt(objects(200), **{kind: share}) for share in (0.05, 0.2))
     assert (len(few), len(many)) == (10, 40)
@@ -75,7 +80,7 @@ def test_a_flipped_label_has_any_other_class_and_its_box():
     _, wrong = corrupt(objects(1000), flipped=0.5)
     assert all(w.label.box == w.truth.box for w in wrong)
     pairs = {(w.truth.category, w.label.category) for w in wrong}
-    assert pairs == {(a, b) for a in drawing.CLASS_NAMES for b in drawing.CLASS_NAMES if a != b}
+    assert pairs == {(a, b) for a in CLASS_NAMES for b in CLASS_NAMES if a != b}
 
 
 def test_a_shifted_box_lies_in_the_image_and_is_no_match_of_the_object():
@@ -92,13 +97,15 @@ def test_a_shifted_box_lies_in_the_image_and_is_no_match_of_the_object():
 
 
 def test_a_box_of_one_pixel_is_shifted_too():
-    truths = {"a": [DemoObject("disc", (7, 9, 8, 10))] * 20}
+    truths = {"a": [LabelledBox("disc", (7, 9, 8, 10))] * 20}
     labels, _ = corrupt(truths, shifted=1.0)
     assert not set(labels["a"]) & set(truths["a"])
 
 
 def test_a_box_that_fits_nowhere_else_is_clipped():
-    truths = {"a": [DemoObject("disc", (10, 10, 190, 150))] * 20}  # moved either way it would leave the image
+    truths = {
+        "a": [LabelledBox("disc", (10, 10, 190, 150))] * 20
+    }  # moved either way it would leave the image
     labels, _ = corrupt(truths, shifted=1.0)
     boxes = np.array([label.box for label in labels["a"]])
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= [200, 160]).all() and (boxes[:, 0] > 0).any()

@@ -108,18 +108,6 @@ def test_a_share_of_crowds_out_of_range_is_refused(draw, capsys):
     assert "--crowds: must be in [0, 1], not 1.5" in capsys.readouterr().err
 
 
-def test_the_xml_counts_pixels_from_one_and_includes_the_last(load_script):
-    drawn = drawing.DemoObject("star", (0, 10, 30, 45))
-    element = ET.fromstring(load_script("datasets/prepare_demo.py").annotation_xml("x.jpg", [drawn])).find(
-        "object"
-    )
-    # columns 0 to 29 are numbers 1 to 30, rows 10 to 44 are numbers 11 to 45
-    assert {child.tag: child.text for child in element.find("bndbox")} == {
-        "xmin": "1", "ymin": "11", "xmax": "30", "ymax": "45",
-    }  # fmt: skip
-    assert element.find("name").text == "star" and element.find("difficult").text == "0"
-
-
 def test_a_second_run_changes_nothing_and_says_so(prepare, capsys):
     root = prepare("demo")
     before = [path.stat().st_mtime_ns for path in sorted(root.rglob("*"))]

@@ -1,8 +1,7 @@
-"""The drawn data set: its images, and wrong labels of them."""
+"""The drawn data set."""
 
-from .images import CROWD, DRAWING_VERSION, IMAGE_SIZE, Contents, DemoImage, DemoObject, draw_demo_image
+from .images import CROWD, DRAWING_VERSION, IMAGE_SIZE, Contents, DemoImage, draw_demo_image
 from .shapes import CLASS_NAMES
-from .wrong_labels import WRONG_KINDS, WrongLabel, corrupt_labels
 
 __all__ = [
     "CLASS_NAMES",
@@ -10,10 +9,6 @@ __all__ = [
     "Contents",
     "DRAWING_VERSION",
     "DemoImage",
-    "DemoObject",
     "IMAGE_SIZE",
-    "WRONG_KINDS",
-    "WrongLabel",
-    "corrupt_labels",
     "draw_demo_image",
 ]

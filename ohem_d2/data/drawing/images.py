@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from ..voc_xml import LabelledBox
 from .shapes import CLASS_NAMES, CLASSES, DISTRACTORS, Shape
 from .textures import blobs, contrasting_color, gradient, noise, paint, random_color, stripes
 
 __all__ = [
     *("CROWD", "DRAWING_VERSION", "IMAGE_SIZE"),
-    *("Contents", "DemoImage", "DemoObject", "draw_demo_image"),
+    *("Contents", "DemoImage", "draw_demo_image"),
 ]
 
 DRAWING_VERSION = 1  # raise it when the same seed gives other images
@@ -47,19 +48,11 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class DemoObject:
-    """A drawn object or crowd: its class and tight XYXY_ABS box of visible pixels, x2 and y2 exclusive."""
-
-    category: str
-    box: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
 class DemoImage:
     """A drawn image and its objects, which include neither the distractors nor the single ones of a crowd."""
 
     pixels: np.ndarray  # (H, W, 3) uint8 BGR
-    objects: list[DemoObject]
+    objects: list[LabelledBox]  # boxes are tight around the visible pixels
 
 
 def background(rng: np.random.Generator) -> np.ndarray:
@@ -170,10 +163,10 @@ def draw_demo_image(
         visible = [below * (1 - mask) for below in visible] + [mask]
         names.append(name)
     canvas = cv2.GaussianBlur(canvas, (0, 0), 0.6) + rng.normal(0, 4, canvas.shape)
-    found = [DemoObject(name, tight_box(mask)) for name, mask in zip(names, visible) if name in CLASSES]
+    found = [LabelledBox(name, tight_box(mask)) for name, mask in zip(names, visible) if name in CLASSES]
     if not found:  # no object found a place among the distractors, or all were dropped
         return draw_demo_image(rng, contents, has_crowd)
     if has_crowd:
         members = [mask for name, mask in zip(names, visible) if name == CROWD]
-        found.append(DemoObject(CROWD, tight_box(np.max(members, axis=0))))
+        found.append(LabelledBox(CROWD, tight_box(np.max(members, axis=0))))
     return DemoImage(np.round(canvas).clip(0, 255).astype(np.uint8), found)
