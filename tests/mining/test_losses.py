@@ -19,21 +19,19 @@ def test_classification_loss_is_minus_the_log_probability():
 
 
 def test_sigmoid_loss_counts_the_foreground_classes_alone():
-    # sigmoid(0) = 1/2: log 2 for each of 2 classes; the background column, here 50, does not count.
-    logits = torch.tensor([[0.0, 0.0, 50.0]] * 2)
+    # sigmoid(log 3) = 3/4, sigmoid(0) = 1/2; the background column, here 50, does not count.
+    logits = torch.tensor([[math.log(3), 0.0, 50.0]] * 2)
     labels = torch.tensor([0, 2])
-    torch.testing.assert_close(
-        sigmoid_classification_losses(logits, labels), torch.full((2,), 2 * math.log(2))
-    )
-    weights = torch.tensor([1.0, 0.0])
-    torch.testing.assert_close(
-        sigmoid_classification_losses(logits, labels, weights), torch.full((2,), math.log(2))
-    )
+    of_class, of_background = -math.log(3 / 4), -math.log(1 / 4)
+    losses = sigmoid_classification_losses(logits, labels)
+    torch.testing.assert_close(losses, torch.tensor([of_class, of_background]) + math.log(2))
+    losses = sigmoid_classification_losses(logits, labels, torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(losses, torch.tensor([of_class, of_background]))
 
 
 def test_boxes_are_encoded_as_in_r_cnn():
-    # Box 10 x 20 around (5, 10); target 20 x 20 around (15, 10): dx = 10/10, dy = 0, dw = log 2, dh = 0.
-    boxes, targets = torch.tensor([[0.0, 0, 10, 20]]), torch.tensor([[5.0, 0, 25, 20]])
+    # Box 10 x 20 around (35, 70); target 20 x 20 around (45, 70): dx = 10/10, dy = 0, dw = log 2, dh = 0.
+    boxes, targets = torch.tensor([[30.0, 60, 40, 80]]), torch.tensor([[35.0, 60, 55, 80]])
     expected = torch.tensor([[10.0, 0.0, 5 * math.log(2), 0.0]])
     torch.testing.assert_close(encode_boxes(boxes, targets, (10, 10, 5, 5)), expected)
 

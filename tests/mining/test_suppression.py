@@ -36,3 +36,9 @@ def test_an_iou_equal_to_the_threshold_is_no_duplicate_however_far_its_group(sup
     losses = torch.arange(100.0).double()
     assert len(suppress(losses, boxes, groups, 0.7)) == 100
     assert len(suppress(losses, boxes, groups, 0.6999)) == 50
+
+
+@pytest.mark.parametrize("suppress", [_all_at_once, _group_by_group])
+def test_groups_do_not_meet_where_coordinates_are_negative(suppress):
+    boxes, groups = torch.tensor([[-10.0, -10, 10, 10]] * 2).double(), torch.arange(2)
+    assert len(suppress(torch.ones(2).double(), boxes, groups, 0.5)) == 2

@@ -35,7 +35,10 @@ def apart(num):
 
 
 def random_candidates(seed, sizes=(40, 0, 25), foreground_share=0.3):
-    """Integer boxes on a small canvas, so that many overlap; an image of `sizes` may be empty."""
+    """Integer boxes on a small canvas, so that many overlap; an image of `sizes` may be empty.
+
+    Decoded boxes lie around six places, and objects near them, so that most are duplicates of others.
+    """
     g = torch.Generator().manual_seed(seed)
     num = sum(sizes)
 
@@ -43,9 +46,15 @@ def random_candidates(seed, sizes=(40, 0, 25), foreground_share=0.3):
         corners = torch.randint(0, 40, (num, 2), generator=g)
         return torch.cat([corners, corners + torch.randint(5, 30, (num, 2), generator=g)], dim=1)
 
+    def near(boxes, shift):
+        return boxes + torch.randint(-shift, shift + 1, (num, 4), generator=g)
+
     is_foreground = torch.rand(num, generator=g) < foreground_share
     classes = torch.randint(0, NUM_CLASSES, (num,), generator=g)
     ious = torch.rand(num, generator=g) / 2
+    corners = torch.tensor([[x, y] for x in (0, 20, 40) for y in (0, 20)])
+    places = torch.cat([corners, corners + torch.tensor([15, 12])], dim=1)
+    decoded = near(places[torch.randint(0, 6, (num,), generator=g)], 2)
     return make_candidates(
         boxes(),
         torch.where(is_foreground, classes, NUM_CLASSES),
@@ -54,9 +63,9 @@ def random_candidates(seed, sizes=(40, 0, 25), foreground_share=0.3):
         losses=torch.rand(num, generator=g),
         ious=torch.where(is_foreground, ious + 0.5, ious),
         objects=torch.randint(0, 4, (num,), generator=g),
-        object_boxes=boxes(),
+        object_boxes=near(decoded, 4),
         scores=torch.rand(num, generator=g),
-        decoded=boxes(),
+        decoded=decoded,
     )
 
 
@@ -89,9 +98,15 @@ def by_image(rois):
 
 def survivors(rois, budget):
     """The rows of each image that NMS keeps, by loss descending."""
-    losses, boxes = rois.losses.tolist(), rois.boxes.tolist()
-    kept_for = [greedy(rows, losses, boxes, budget.nms_thresh) for rows in by_image(rois)]
-    return [[row for row, first in of_image.items() if row == first] for of_image in kept_for]
+    losses, boxes, labels = rois.losses.tolist(), rois.boxes.tolist(), rois.labels.tolist()
+    kept = []
+    for rows in by_image(rois):
+        classes = set(labels) if budget.nms_per_class else [None]
+        groups = [[r for r in rows if c is None or labels[r] == c] for c in classes]
+        kept_for = [greedy(group, losses, boxes, budget.nms_thresh) for group in groups]
+        firsts = [row for of_group in kept_for for row, first in of_group.items() if row == first]
+        kept.append(sorted(firsts, key=lambda row: -losses[row]))
+    return kept
 
 
 def selected(mask):

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
@@ -59,11 +60,18 @@ def test_hardest_is_the_selection_of_the_paper(settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"nms_thresh": 0.2}, {"nms_thresh": 1.0}, {"nms_thresh": 0.2, "positive_fraction": 0.5}]
+    "settings",
+    [
+        {},
+        {"nms_thresh": 0.2},
+        {"nms_thresh": 0.2, "nms_per_class": True},
+        {"nms_thresh": 1.0},
+        {"nms_thresh": 0.2, "positive_fraction": 0.5},
+    ],
 )
 def test_quota_is_filled_by_the_hardest_of_each_kind(settings):
     for seed in SEEDS:
-        rois, budget = random_candidates(seed), make_budget(8, **settings)
+        rois, budget = random_candidates(seed, sizes=(40, 0, 25, 30)), make_budget(8, **settings)
         expected = set()
         for rows in survivors(rois, budget):
             foreground = [r for r in rows if is_foreground(rois, r)][: int(8 * budget.positive_fraction)]
@@ -107,7 +115,7 @@ def test_pool_of_size_one_is_the_hardest_background():
 @pytest.mark.parametrize("num_bins", [1, 3, 4])
 def test_iou_balanced_takes_as_many_of_each_bin(num_bins):
     for seed in SEEDS:
-        rois, budget = random_candidates(seed, sizes=(60, 0, 60)), make_budget(12, seed)
+        rois, budget = random_candidates(seed, sizes=(60, 0, 60, 60)), make_budget(12, seed)
         mask = selected(iou_balanced(rois, budget, num_bins=num_bins))
         for rows in by_image(rois):
             background = [r for r in rows if not is_foreground(rois, r)]
@@ -189,9 +197,17 @@ def _by_turns(rows, group_of, values):
 @pytest.mark.parametrize("nms_thresh", [0.3, 0.5, 1.0])
 def test_prime_takes_the_best_of_each_object_and_of_each_group(nms_thresh):
     for seed in SEEDS:
-        rois, budget = random_candidates(seed), make_budget(12, positive_fraction=0.5)
+        sizes = (40, 0, 25, 30)
+        rois, budget = random_candidates(seed, sizes), make_budget(12, positive_fraction=0.5)
         rois.decoded[::5, 2:] = rois.decoded[::5, :2]  # without area: a box overlaps not even itself
         assert selected(prime(rois, budget, nms_thresh=nms_thresh)) == prime_rows(rois, budget, nms_thresh)
+
+
+def test_prime_calls_boxes_of_the_threshold_s_iou_two_places():
+    # IoU 0.5 exactly: both are the first of their place; the third is a second, though its score is higher.
+    boxes = [[0, 0, 2, 1], [0, 0, 1, 1], [0, 0, 2, 1]]
+    rois = make_candidates(boxes, [3] * 3, [0] * 3, 1, scores=[0.9, 0.1, 0.8])
+    assert selected(prime(rois, make_budget(2), nms_thresh=0.5)) == {0, 1}
 
 
 # trimmed
@@ -209,6 +225,13 @@ def test_trimmed_leaves_out_suspected_objects_and_the_very_hardest(max_iou):
         mask, scalars = trimmed(rois, budget, num_trimmed=2, max_score=0.6, max_iou=max_iou)
         assert selected(mask) == expected and num_suspected > 0
         assert scalars["num_suspected"].item() == pytest.approx(num_suspected / rois.num_images)
+
+
+def test_trimmed_suspects_what_is_above_a_score_and_below_an_iou():
+    scores, ious = [0.95, 0.96, 0.96], [0.0, 0.1, 0.0]
+    rois = make_candidates(apart(3), [3] * 3, [0] * 3, 1, losses=[3, 2, 1], scores=scores, ious=ious)
+    mask, scalars = trimmed(rois, make_budget(3), max_score=0.95, max_iou=0.1)
+    assert selected(mask) == {0, 1} and scalars["num_suspected"].item() == 1
 
 
 def _is_suspected(rois, row, max_iou):
@@ -251,6 +274,15 @@ def test_mixed_asks_for_the_length_of_the_training():
 
 
 # parameters
+
+
+def test_parameters_are_by_default_those_of_the_docs():
+    def defaults(rule):
+        return {name: p.default for name, p in signature(rule).parameters.items() if p.kind == p.KEYWORD_ONLY}
+
+    assert defaults(pool) == {"pool_size": 10.0} and defaults(iou_balanced) == {"num_bins": 3}
+    assert defaults(prime) == {"nms_thresh": 0.5} and defaults(mixed) == {"start": 0.0, "end": 1.0}
+    assert defaults(trimmed) == {"num_trimmed": 0, "max_score": 0.95, "max_iou": 0.1}
 
 
 @pytest.mark.parametrize(
