@@ -217,6 +217,7 @@ class DatasetOptions(Options):
     voc_difficult: str = "keep"
 
     def __post_init__(self) -> None:
+        self.require(all(isinstance(path, str) for path in self.catalog), "catalog", "paths")
         self.require_one_of("proposals_missing", ("error", "ground_truth"))
         self.require_one_of("voc_difficult", VOC_DIFFICULT)
 

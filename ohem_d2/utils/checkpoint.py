@@ -178,11 +178,11 @@ class CheckedCheckpointer(DetectionCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if zipfile.is_zipfile(filename) and (damage := self._damage(Path(filename))):
-            raise ValueError(f"weights {self._path}: the file {damage}")
         try:
+            if zipfile.is_zipfile(filename) and (damage := self._damage(Path(filename))):
+                raise ValueError(f"the file {damage}")
             checkpoint = read_weights(filename)
-        except ValueError as error:
+        except (ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"weights {self._path} cannot be read: {error}") from error
         if parse_qs(urlparse(self._path).query).get("matching_heuristics") == ["True"]:
             checkpoint["matching_heuristics"] = True
@@ -262,7 +262,12 @@ def check_input(checkpoint: dict[str, Any], model: nn.Module, path: str) -> None
     """
     if "image_input" not in checkpoint or not hasattr(model, "pixel_mean"):
         return
-    wanted = ImageInput(**{k: v if k == "format" else tuple(v) for k, v in checkpoint["image_input"].items()})
+    try:
+        wanted = ImageInput(
+            **{k: v if k == "format" else tuple(v) for k, v in checkpoint["image_input"].items()}
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its image_input cannot be read: {error}") from None
     mean, std = (tuple(buffer.flatten().tolist()) for buffer in (model.pixel_mean, model.pixel_std))
     if wanted.differs_from(ImageInput(model.input_format, mean, std)):
         has = ImageInput(model.input_format, mean, std)

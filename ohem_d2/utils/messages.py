@@ -28,3 +28,8 @@ _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 60, 60
 def brief(value: object) -> str:
     """A short ``repr``, truncated while it is made: nested lists of an untrusted file could fill memory."""
     return " ".join(_REPR.repr(value).split())[:100]
+
+
+def one_line(error: object) -> str:
+    """What an error of another library says, on one line of 300 characters at most."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

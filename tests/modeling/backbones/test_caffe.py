@@ -91,8 +91,8 @@ def test_other_names_in_npz_are_an_error(tmp_path, names):
 
 def test_what_is_no_npz_is_an_error(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 and so on")
-    with pytest.raises(ValueError, match="a.npz is no .npz of blobs"):
+    with pytest.raises(ValueError, match="a.npz: not an npz file"):
         read_npz(str(tmp_path / "a.npz"))
     np.save(tmp_path / "b.npy", np.zeros(3))
-    with pytest.raises(ValueError, match="b.npy is no .npz of blobs"):
+    with pytest.raises(ValueError, match="b.npy: not an npz file"):
         read_npz(str(tmp_path / "b.npy"))
