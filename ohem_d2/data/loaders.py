@@ -137,7 +137,9 @@ def _resumable(cfg: CfgNode, **kwargs: Any) -> ResumableLoader:
         seed_generators(seed)  # from which Detectron2's samplers draw their own
         return _train_loader_from_config(cfg, **options)["sampler"]
 
-    return ResumableLoader(**{**arguments, "sampler": seeded_sampler}, seed=max(cfg.SEED, 0))
+    skips = DatasetOptions.from_config(cfg).unreadable_images == "skip"
+    arguments = {**arguments, "sampler": seeded_sampler, "skips_unreadable": skips}
+    return ResumableLoader(**arguments, seed=max(cfg.SEED, 0))
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
@@ -156,7 +158,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
     return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
-def build_test_mapper(cfg: CfgNode, cls: type = DatasetMapper, **kwargs: Any) -> DatasetMapper:
+def build_test_mapper(cfg: CfgNode, cls: type = RegionDatasetMapper, **kwargs: Any) -> DatasetMapper:
     """A mapper of class `cls` for testing; with ``TEST.AUG`` it leaves images and proposals at their size."""
     options = {"augmentations": []} if cfg.TEST.AUG.ENABLED else {}
     return cls(cfg, False, **options, **kwargs)

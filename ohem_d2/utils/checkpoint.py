@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlparse
 
 import torch
@@ -95,7 +95,7 @@ class CheckedCheckpointer(DetectionCheckpointer):
             path = os.path.join(self.save_dir, f"{name}.pth")
             self.logger.info("Saving checkpoint to %s", path)
             with atomic_file(path) as file:
-                torch.save({"model": self.model.state_dict(), **state, **kwargs}, file)
+                _save({"model": self.model.state_dict(), **state, **kwargs}, file)
             self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -216,6 +216,16 @@ class CheckedCheckpointer(DetectionCheckpointer):
                 f"{self._path} is a checkpoint of another model, {len(differ)} parameters differ: "
                 f"{name_some(differ, 3)}; resume with the config that it was trained with"
             )
+
+
+def _save(content: dict[str, Any], file: BinaryIO) -> None:
+    """``torch.save``, which hides the error of a file that cannot be written behind one of its own."""
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load_trained(model: nn.Module, path: str, key: str, folder: str = "", resume: bool = False) -> None:

@@ -33,3 +33,12 @@ def brief(value: object) -> str:
 def one_line(error: object) -> str:
     """What an error of another library says, on one line of 300 characters at most."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def describe_error(error: BaseException) -> str:
+    """The class and the message of an error on one line; of one in a worker of a loader, the original."""
+    lines = str(error).splitlines()
+    if "Original Traceback (most recent call last):" in lines:
+        return lines[-1]
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return f"{type(error).__name__}: {' '.join(str(text).split())}"
