@@ -362,7 +362,7 @@ def test_images_outside_is_true_or_false(write):
         ({"annotations": [{"id": 1, "image_id": 7, "bbox": [1, 2, 3], "category_id": 9}]}, "a bbox is"),
         (
             {"annotations": [{"id": 1, "image_id": 7, "category_id": 9}]},
-            "a bbox is None; valid: four numbers",
+            "a bbox is None; valid: four",
         ),
         ({"categories": [{"id": 5, "name": 3}, {"id": 9, "name": "dog"}]}, "names of categories are"),
     ],
