@@ -84,9 +84,10 @@ class _SafeUnpickler(pickle._Unpickler):  # the one in Python, whose memo takes 
         elif isinstance(target, np.ndarray) and not target.size:
             shape, content = state[-4], state[-1]
             self._budget.spend(_size(content), "an array")
-            if isinstance(content, list) and math.prod(shape) != len(content):
+            size = 1 if isinstance(content, list) else state[-3].itemsize  # objects, or bytes
+            if min(shape, default=0) < 0 or math.prod(shape) * size != len(content):
                 raise pickle.UnpicklingError(f"an array of shape {brief(shape)} with {len(content)} values")
-            target.__setstate__(state)  # checks that other content fits the shape
+            target.__setstate__(state)
         elif not isinstance(target, OrderedDict):  # the attributes of a state dict are left out
             raise pickle.UnpicklingError(f"a state of {brief(target)} is not admitted")
 

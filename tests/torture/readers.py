@@ -250,6 +250,7 @@ def _load_coco(path: Path) -> None:
     name = "fuzzed_coco"
     load = functools.partial(load_coco, str(path), str(path.parents[1] / "train2017"), name)
     DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(json_file=str(path))
     try:
         for record in _labelled_dicts([name], filter_empty=True):
             _mapper()(record)

@@ -84,7 +84,7 @@ def _check_categories(
 ) -> None:
     by_id = sorted(categories, key=lambda entry: str(entry.get("id")).zfill(20))
     names = [entry.get("name") for entry in by_id]
-    for name in repeated(names):
+    for name in repeated([name for name in names if isinstance(name, str)]):
         report.add(path, f"category name {name!r} comes more than once")
     if classes is not None and names and list(classes) != names:
         report.add(path, f"its categories are not those of the data set: {names!s:.200}")
