@@ -28,7 +28,8 @@ from detectron2.utils.logger import setup_logger
 from ohem_d2.engine import LazyTrainer, OHEMTrainer, launch_training, load_config, load_lazy_config
 from ohem_d2.utils.files import remove_unfinished
 from ohem_d2.utils.locks import hold_lock
-from ohem_d2.utils.logs import held_records
+from ohem_d2.utils.logs import held_records, keep_tracebacks_off_console
+from ohem_d2.utils.messages import describe_error
 
 logger = logging.getLogger("ohem_d2.train_net")
 
@@ -39,7 +40,10 @@ def main(args):
 
 
 def run(args, stack: ExitStack):
-    """Train or evaluate; `stack` keeps other runs out of the output folder of a training."""
+    """Train or evaluate; `stack` keeps other runs out of the output folder of a training.
+
+    An error is one line on the console; its traceback is in the log file.
+    """
     try:
         with held_records("ohem_d2") as records:  # the config says where the log file is
             if args.config_file.endswith(".py"):
@@ -55,6 +59,7 @@ def run(args, stack: ExitStack):
             remove_unfinished(output_dir)
         default_setup(cfg, args)
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ohem_d2")
+        keep_tracebacks_off_console(["detectron2", "fvcore", "ohem_d2"])
         for record in records:
             logger.handle(record)
         logger.info("Running on %s", device)
@@ -64,8 +69,11 @@ def run(args, stack: ExitStack):
         trainer.resume_or_load(resume=args.resume)
     except (KeyError, ValueError, OSError) as error:
         logger.debug("The error arose here:", exc_info=True)
-        sys.exit(f"{type(error).__name__}: {error.args[0] if isinstance(error, KeyError) else error}")
-    return trainer.train()
+        sys.exit(describe_error(error))
+    try:
+        return trainer.train()
+    except Exception as error:  # Detectron2 has logged it
+        sys.exit(f"{describe_error(error)} (see {output_dir}/log.txt)")
 
 
 if __name__ == "__main__":

@@ -212,12 +212,17 @@ class DatasetOptions(Options):
     # Training images that are missing from the proposal file. "error": stop and name some of them.
     # "ground_truth": train on their annotated boxes only. In testing it is always an error.
     proposals_missing: str = "error"
+    # Training images that cannot be read. "error": stop and name the file. "skip": name each in the log and
+    # train on another one, drawn by the seed, in its place. In testing it is always an error.
+    unreadable_images: str = "error"
     # Objects marked as difficult in training sets of VOC layout: "keep" (Detectron2), "drop" (the authors) or
     # "ignore" (they become ignore regions). Evaluation is not affected.
     voc_difficult: str = "keep"
 
     def __post_init__(self) -> None:
+        self.require(all(isinstance(path, str) for path in self.catalog), "catalog", "paths")
         self.require_one_of("proposals_missing", ("error", "ground_truth"))
+        self.require_one_of("unreadable_images", ("error", "skip"))
         self.require_one_of("voc_difficult", VOC_DIFFICULT)
 
 

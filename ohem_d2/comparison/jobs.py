@@ -1,6 +1,5 @@
 """Runs as jobs of SLURM, through submitit; its local executor runs the same jobs on this machine."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from ..utils.text_files import read_json
 from .children import Stopped, end_with_children, is_stopping, stop_children, wait_for_children
 from .runs import run_once, write_json
 
@@ -106,7 +106,7 @@ class JobLauncher:
         file = folder / "job.json"
         if not file.exists():
             return None
-        job_id = json.loads(file.read_text())["job_id"]
+        job_id = read_json(file)["job_id"]
         job = self._executor.job_class(folder=self._executor.folder, job_id=job_id)
         return None if job.done(force_check=True) else job
 

@@ -1,6 +1,5 @@
 """How many seeds and how long a schedule fit into a given time, and what difference they could tell apart."""
 
-import json
 import logging
 import math
 import re
@@ -9,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..utils.text_files import read_json
 from .arms import Run
 from .intervals import detectable_difference
 from .pairs import Pairs
@@ -115,7 +115,7 @@ def keep_plan(output: Path, plan: Plan | None) -> Plan | None:
     """Keep the plan of an output folder in OUTPUT/plan.json; the one that is there already wins."""
     file = output / "plan.json"
     if file.exists():
-        return Plan(**json.loads(file.read_text()))
+        return Plan(**read_json(file))
     if plan is not None:
         write_json(file, asdict(plan))
     return plan

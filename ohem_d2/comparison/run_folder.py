@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..utils.messages import name_some
+from ..utils.messages import brief, name_some
 from ..utils.metrics import read_metrics
+from ..utils.yaml_files import SafeLoader, read_yaml
 from .runs import _leaves
 
 __all__ = ["RunArm", "RunFolder", "differing_lines", "group_runs", "read_run"]
@@ -72,9 +71,9 @@ def read_run(folder: str | Path) -> RunFolder:
         raise FileNotFoundError(f"folder {path} {what}")
     problems = []
     try:
-        config = dict(_leaves(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        problems.append(f"no config: {path / 'config.yaml'}: {' '.join(str(error).split())[:200]}")
+        config = dict(_leaves(_read_config(path / "config.yaml")))
+    except (OSError, ValueError) as error:
+        problems.append(f"no config: {error}")
         config = {}
     metrics = read_metrics(path / "metrics.json")
     if not metrics:
@@ -86,6 +85,14 @@ def read_run(folder: str | Path) -> RunFolder:
     if metrics and run.max_iter and done < run.max_iter:
         problems.append(f"stopped after {done} of {run.max_iter} iterations")
     return run
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    with open(file, encoding="utf-8") as stream:
+        content = read_yaml(stream, str(file), SafeLoader)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: a config maps keys to values, found {brief(content)}")
+    return content
 
 
 def group_runs(runs: Sequence[RunFolder]) -> list[RunArm]:

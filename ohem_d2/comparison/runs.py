@@ -22,6 +22,7 @@ from ..utils.files import atomic_file
 from ..utils.locks import hold_lock
 from ..utils.metrics import read_metrics
 from ..utils.revision import read_revision
+from ..utils.text_files import read_json
 from .children import run_child
 from .gpus import GPUs
 
@@ -73,7 +74,7 @@ def run_once(
     """
     result = folder / "result.json"
     options = [config, seed, *opts, *_gpus(num_gpus)]
-    begun = json.loads(result.read_text()) if result.exists() else {"options": "another script"}
+    begun = read_json(result) if result.exists() else {"options": "another script"}
     done, is_resumed = "figures" in begun, (folder / "last_checkpoint").exists()
     if begun["options"] != options and (done or is_resumed):
         made = f"{folder} was made with {begun['options']}, not {options}"
@@ -99,7 +100,7 @@ def run_once(
 def is_done(folder: Path) -> bool:
     """Whether the run of a folder has been made, with its figures."""
     result = folder / "result.json"
-    return result.exists() and "figures" in json.loads(result.read_text())
+    return result.exists() and "figures" in read_json(result)
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def _test_figures(folder: Path) -> dict[str, float]:
         "/".join([*([file.parent.name] if len(files) > 1 else []), row["evaluator"], row["metric"]])
         + (f"-{row['class']}" if row["class"] else ""): row["value"]
         for file in files
-        for row in json.loads(file.read_text())
+        for row in read_json(file)
     }
     if figures.get("bbox/AP", 0.0) is None:  # nothing was detected, and Detectron2 has no AP of nothing
         figures.update(dict.fromkeys(("bbox/AP", "bbox/AP50", "bbox/AP75"), 0.0))
@@ -218,7 +219,9 @@ def read_test_settings(config: str) -> dict[str, Any]:
 
 def _leaves(node: dict[str, Any], prefix: str = ""):
     for key, value in node.items():
-        yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+        yield from (
+            _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+        )
 
 
 def _environment() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """All runs of a comparison: made several at a time, each recorded as soon as it is done."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from ..utils.text_files import read_json
 from .arms import Run, Variant
 from .children import Stopped
 from .gpus import GPUs
@@ -20,9 +20,12 @@ Record = dict[str, Any]
 
 
 def read_records(file: Path) -> list[Record]:
-    """The rows of ``results.json``; none where there is no such file."""
-    records: list[Record] = json.loads(file.read_text()) if file.exists() else []
-    return records
+    """The rows of ``results.json``; none where there is no such file. ValueError: another file."""
+    records: list[Record] = read_json(file) if file.exists() else []
+    rows = records if isinstance(records, list) else [records]
+    if not all(isinstance(row, dict) and {"arm", "folder"} <= row.keys() for row in rows):
+        raise ValueError(f"{file}: not the records of runs: they are objects with arm and folder")
+    return rows
 
 
 def keep_settings(output: Path, base: str, opts: Sequence[str], data: Sequence[Variant]) -> None:
@@ -34,7 +37,7 @@ def keep_settings(output: Path, base: str, opts: Sequence[str], data: Sequence[V
     file = output / "comparison.json"
     now = {"base": base, "opts": list(opts), "data": {of.name: list(of.opts) for of in data}}
     has_runs = file.exists() and read_records(output / "results.json")
-    was = json.loads(file.read_text()) if has_runs else now
+    was = read_json(file) if has_runs else now
     was["base"] = was["base"] or base  # config files were compared before
     for key, before, asked in [
         ("base", was["base"], base or was["base"]),

@@ -1,6 +1,5 @@
 """Every config of a comparison is built, in a process of its own, before the first one trains."""
 
-import json
 import logging
 import sys
 import time
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ..utils.text_files import read_json
 from .arms import Run
 from .children import run_child
 from .gpus import GPUs
@@ -69,7 +69,7 @@ def _options(run: Run) -> list[str]:
 def _read(run: Run, output: Path, needed: Set[str]) -> Trial | None:
     """The trial of an earlier call, if it was of this config and found what is needed."""
     file = _file(run, output)
-    before: Trial = json.loads(file.read_text()) if file.exists() else {}
+    before: Trial = read_json(file) if file.exists() else {}
     return before if before.get("options") == _options(run) and before.keys() >= needed else None
 
 
@@ -88,7 +88,7 @@ def _try(run: Run, output: Path, wanted: Sequence[str], gpu: str) -> Trial | str
     if code != 0:
         last = (log.read_text(errors="replace").splitlines() or [""])[-1]
         return f"{name}: {last} (see {log})"
-    trial = {"options": _options(run), **json.loads(file.read_text())}
+    trial = {"options": _options(run), **read_json(file)}
     # What any run takes beside training and testing: to start Python, to build, to end.
     trial["start_seconds"] = time.monotonic() - begun - trial["measured_seconds"]
     write_json(file, trial)
@@ -97,7 +97,7 @@ def _try(run: Run, output: Path, wanted: Sequence[str], gpu: str) -> Trial | str
 
 def read_operations(output: Path, data: str) -> dict[str, float]:
     """Arm -> 10^9 operations of a training iteration, of the arms of a data set that were counted."""
-    trials = {file.stem: json.loads(file.read_text()) for file in (output / "trials" / data).glob("*.json")}
+    trials = {file.stem: read_json(file) for file in (output / "trials" / data).glob("*.json")}
     return {arm: t["gflop_per_iteration"] for arm, t in trials.items() if "gflop_per_iteration" in t}
 
 

@@ -11,6 +11,7 @@ A catalogue maps names to entries::
       year: 2012                     # voc, optional: AP of VOC 2007 (11 points) or of 2012 (area, default)
       annotations: annotations/instances_{split}.json   # coco: required; voc: a folder, default Annotations
       images: images/{split}         # optional; default root, voc: JPEGImages
+      images_outside: true           # coco, optional: the JSON may name images outside of that folder
       imagesets: ImageSets/Main      # voc, optional: folder of the split files; this is the default
       proposals: proposals/{name}.safetensors           # optional; relative to root. It need not exist yet;
                                      # {name} is bccd_train. Several stores: a pattern with * or ?, or a list
@@ -23,6 +24,7 @@ to the catalogue's folder. Any other relative one is looked up under ``$DETECTRO
 begins with "." is, like such a ``root``, relative to the catalogue's folder.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from typing import Any
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..utils.messages import brief
 from ..utils.yaml_files import SafeLoader, read_yaml
 from .catalog_entry import Dataset, Entry
 
@@ -81,17 +84,17 @@ class _UniqueKeyLoader(SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value]
-        repeated = [key for key in keys if keys.count(key) > 1]
-        if repeated:
-            raise yaml.YAMLError(f"key {repeated[0]!r} comes twice, line {node.start_mark.line + 1} on")
+        repeated = next((key for key, number in Counter(keys).items() if number > 1), None)
+        if repeated is not None:
+            raise yaml.YAMLError(f"key {brief(repeated)} comes twice, line {node.start_mark.line + 1} on")
         return super().construct_mapping(node, deep)
 
 
 def _read_catalog(path: Path) -> Mapping[Any, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"data set catalogue {path} does not exist")
+        raise FileNotFoundError(f"data set catalogue {path} does not exist (DATASETS.CATALOG)")
     with open(path, encoding="utf-8") as file:
         content = read_yaml(file, str(path), _UniqueKeyLoader)
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path}: a catalogue maps data set names to entries, found {content!r:.60}")
+        raise ValueError(f"{path}: a catalogue maps data set names to entries, found {brief(content)}")
     return content

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..utils.messages import brief
 from .coco import load_coco
 from .voc import VOCFolders, load_voc
 
@@ -60,13 +61,16 @@ class COCODataset:
     classes: tuple[str, ...]
     proposal_file: "ProposalFiles"
     ignore: tuple[str, ...]
+    images_outside: bool
 
     def __call__(self) -> list[dict[str, Any]]:
         _require_root(self.name, self.root)
-        return load_coco(self.json_file, self.image_root, self.name, self.classes, self.ignore)
+        place = self.json_file, self.image_root, self.name
+        return load_coco(*place, self.classes, self.ignore, self.images_outside)
 
     def metadata(self) -> dict[str, Any]:
-        return {"json_file": self.json_file, "image_root": self.image_root, "evaluator_type": "coco"}
+        files = {"json_file": self.json_file, "image_root": self.image_root}
+        return {**files, "evaluator_type": "coco", "images_outside": self.images_outside}
 
 
 Dataset = VOCDataset | COCODataset
@@ -81,7 +85,7 @@ class Entry:
     }
     OPTIONAL = {
         "voc": ("year", *(field.name for field in fields(VOCFolders)), "proposals", "ignore"),
-        "coco": ("classes", "images", "proposals", "ignore"),
+        "coco": ("classes", "images", "images_outside", "proposals", "ignore"),
     }
 
     def __init__(self, path: Path, name: Any, values: Any) -> None:
@@ -90,18 +94,20 @@ class Entry:
             raise self.error("an entry is a name with a mapping of keys")
         self.format = values.get("format")
         if self.format not in ("voc", "coco"):
-            raise self.error(f"format must be voc or coco, not {self.format!r}")
+            raise self.error(f"format must be voc or coco, not {brief(self.format)}")
         required, valid = self.REQUIRED[self.format], self.REQUIRED[self.format] + self.OPTIONAL[self.format]
         unknown = [key for key in values if key not in valid]
         if unknown:
-            raise self.error(f"unknown key {unknown[0]!r}; keys of format {self.format}: {', '.join(valid)}")
+            raise self.error(
+                f"unknown key {brief(unknown[0])}; keys of format {self.format}: {', '.join(valid)}"
+            )
         missing = [key for key in required if key not in values]
         if missing:
             needed = ", ".join(required)
             raise self.error(f"key {missing[0]!r} is missing; format {self.format} needs {needed}")
 
     def error(self, message: str) -> ValueError:
-        return ValueError(f"{self.path}, entry {self.name!r}: {message}")
+        return ValueError(f"{self.path}, entry {brief(self.name)}: {message}")
 
     def datasets(self) -> list[Dataset]:
         """The data sets of the entry, one per split."""
@@ -114,7 +120,7 @@ class Entry:
     def voc(self, name: str, root: str, split: str, proposals: ProposalFiles) -> VOCDataset:
         year = self.values.get("year", YEARS[-1])
         if year not in YEARS:
-            raise self.error(f"year must be one of {YEARS} (which AP is computed), not {year!r}")
+            raise self.error(f"year must be one of {YEARS} (which AP is computed), not {brief(year)}")
         both = [mark for mark in self.ignore() if mark in self.classes()]
         if both:
             raise self.error(f"{both[0]!r} is in classes and in ignore; an object is not both")
@@ -125,14 +131,19 @@ class Entry:
     def coco(self, name: str, root: str, split: str, proposals: ProposalFiles) -> COCODataset:
         json_file = os.path.join(root, self.template("annotations", split))
         image_root = os.path.join(root, self.template("images", split)) if "images" in self.values else root
-        return COCODataset(name, root, json_file, image_root, self.classes(), proposals, self.ignore())
+        outside = self.values.get("images_outside", False)
+        if not isinstance(outside, bool):
+            raise self.error(f"images_outside must be true or false, not {brief(outside)}")
+        return COCODataset(
+            name, root, json_file, image_root, self.classes(), proposals, self.ignore(), outside
+        )
 
     def splits(self) -> dict[str, str]:
         """Suffix of the registered name -> name of the split."""
         splits = self.values["splits"]
         splits = dict(zip(splits, splits)) if _are_names(splits) else splits
         if not isinstance(splits, dict) or not _are_names([*splits, *splits.values()]):
-            raise self.error(f"splits must be a list of names or a mapping suffix: name, not {splits!r}")
+            raise self.error(f"splits must be a list of names or a mapping suffix: name, not {brief(splits)}")
         return splits
 
     def classes(self) -> tuple[str, ...]:
@@ -140,13 +151,15 @@ class Entry:
         if classes is None and self.format == "coco":
             return ()
         if not _are_names(classes) or len(set(classes)) < len(classes):
-            raise self.error(f"classes must be a list of distinct strings (quote yes and 1), not {classes!r}")
+            raise self.error(
+                f"classes must be a list of distinct strings (quote yes and 1), not {brief(classes)}"
+            )
         return tuple(classes)
 
     def ignore(self) -> tuple[str, ...]:
         marks = self.values.get("ignore", [])
         if marks and not _are_names(marks):
-            raise self.error(f"ignore must be a list of names, not {marks!r}")
+            raise self.error(f"ignore must be a list of names, not {brief(marks)}")
         return tuple(marks or ())
 
     def root(self) -> tuple[Path, Path]:
@@ -179,7 +192,7 @@ class Entry:
         if "proposals" not in self.values:
             return None
         if isinstance(given, list) and not _are_names(given):
-            raise self.error(f"proposals must be a path or a list of paths, not {given!r}")
+            raise self.error(f"proposals must be a path or a list of paths, not {brief(given)}")
         files = [
             os.path.normpath(
                 (local if _is_local(one) else base) / self.fill("proposals", one, split, name=name)
@@ -198,13 +211,13 @@ class Entry:
             text = text.replace(f"{{{place}}}", value)
         if re.search(r"[{}]", text):
             known = " and ".join(f"{{{place}}}" for place in places)
-            raise self.error(f"{key} knows only the placeholder {known}, found {given!r}")
+            raise self.error(f"{key} knows only the placeholder {known}, found {brief(given)}")
         return text
 
     def expanded(self, key: str, text: Any) -> str:
         """The path `text` under `key`, with environment variables and ~ expanded."""
         if not isinstance(text, str) or not text:
-            raise self.error(f"{key} must be a path, not {text!r}")
+            raise self.error(f"{key} must be a path, not {brief(text)}")
         unset = [name for name in re.findall(r"\$\{?(\w+)\}?", text) if name not in os.environ]
         if unset:
             raise self.error(f"{key} uses the environment variable {unset[0]}, which is not set")

@@ -11,13 +11,18 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from ..utils.messages import name_some
+from ..utils.messages import brief, name_some, one_line
 
-__all__ = ["load_coco"]
+__all__ = ["leads_outside", "load_coco"]
 
 
 def load_coco(
-    json_file: str, image_root: str, name: str, classes: Sequence[str] = (), ignore: Sequence[str] = ()
+    json_file: str,
+    image_root: str,
+    name: str,
+    classes: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    images_outside: bool = False,
 ) -> list[dict[str, Any]]:
     """Load a COCO instances file as Detectron2 dataset dicts.
 
@@ -31,19 +36,26 @@ def load_coco(
         classes: if given, the class names that the file must have, in the order of its category ids.
         ignore: keys of an annotation that make it an ignore region where they are 1, besides ``iscrowd`` and
             ``ignore``; such annotations get ``iscrowd`` 1.
+        images_outside: whether ``file_name`` may lead outside of `image_root`. Links in it may in any case.
 
     Raises:
         FileNotFoundError: the JSON, or images that it lists, do not exist.
-        ValueError: not a COCO instances file, or its classes are not `classes`.
+        ValueError: not a COCO instances file; other classes than `classes`; images outside of `image_root`.
     """
     if not os.path.isfile(json_file):
         raise FileNotFoundError(f"data set {name!r}: annotation file {json_file} does not exist")
     try:
         with _with_ignore_as_crowd(json_file) as file:
             dicts = load_coco_json(file, image_root, name, extra_annotation_keys=list(ignore))
-    except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{json_file}: not a COCO instances file: {error!r}") from error
+    except (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{json_file}: not a COCO instances file: {one_line(repr(error))}") from error
+    for record in dicts:
+        _check(record, json_file)
+    if not images_outside:
+        _require_inside(dicts, json_file, image_root)
     found = list(MetadataCatalog.get(name).thing_classes)
+    if not all(isinstance(known, str) for known in found):
+        raise ValueError(f"{json_file}: names of categories are {brief(found)}; valid: texts")
     if classes and list(classes) != found:
         raise ValueError(f"data set {name!r} lists classes {list(classes)} but {json_file} holds {found}")
     _mark_crowds(dicts, ignore)
@@ -68,6 +80,32 @@ def _with_ignore_as_crowd(json_file: str) -> Iterator[str]:
         converted = Path(folder) / Path(json_file).name
         converted.write_text(json.dumps(content), encoding="utf-8")
         yield str(converted)
+
+
+def _check(record: dict[str, Any], json_file: str) -> None:
+    """Check the size of an image and the numbers of its boxes; which boxes are trained on is seen later."""
+    problem, sides = "", (record["width"], record["height"])
+    if not all(isinstance(side, (int, float)) and side > 0 for side in sides):
+        problem = f"its width and height are {brief(sides)}; valid: numbers above 0"
+    for box in (annotation.get("bbox") for annotation in record["annotations"]):
+        if not isinstance(box, list) or [type(v) in (int, float) for v in box] != [True] * 4:
+            problem = f"a bbox is {brief(box)}; valid: four numbers"
+    if problem:
+        raise ValueError(f"{json_file}, image {brief(record['image_id'])}: {problem}")
+
+
+def leads_outside(path: str | Path, folder: str | Path) -> bool:
+    """Whether `path` is not below `folder` as both are written; links are not followed."""
+    return not os.path.abspath(path).startswith(os.path.join(os.path.abspath(folder), ""))
+
+
+def _require_inside(dicts: list[dict[str, Any]], json_file: str, image_root: str) -> None:
+    outside = [record["file_name"] for record in dicts if leads_outside(record["file_name"], image_root)]
+    if outside:
+        raise ValueError(
+            f"{json_file}: {len(outside)} of {len(dicts)} images lie outside of {image_root}, the first is "
+            f"{brief(outside[0])}; allowed by `images_outside: true` in the catalogue"
+        )
 
 
 def _mark_crowds(dicts: list[dict[str, Any]], marks: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import yaml
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from ..utils.files import atomic_file
+from ..utils.text_files import read_json
 from .registered import require_registered
 from .voc import VOCFolders
 
@@ -84,6 +85,7 @@ def _coco_entry(name: str, metadata: Metadata, folder: Path) -> dict[str, Any]:
         "format": "coco",
         "root": str(Path(metadata.image_root).absolute()),
         "annotations": str(folder / "{split}.json"),
+        "images_outside": metadata.get("images_outside", False),
         "ignore": list(getattr(DatasetCatalog[name], "ignore", ())),
     }
 
@@ -93,7 +95,7 @@ def _write_voc(metadata: Metadata, ids: Sequence[str], path: Path) -> None:
 
 
 def _write_coco(metadata: Metadata, ids: Sequence[str], path: Path) -> None:
-    content, kept = json.loads(Path(metadata.json_file).read_text(encoding="utf-8")), set(ids)
+    content, kept = read_json(metadata.json_file), set(ids)
     content["images"] = [image for image in content["images"] if str(image["id"]) in kept]
     content["annotations"] = [a for a in content["annotations"] if str(a["image_id"]) in kept]
     _write(path.with_suffix(".json"), json.dumps(content))

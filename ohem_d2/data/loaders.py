@@ -27,12 +27,12 @@ from ..config import DatasetOptions
 from ..proposals import Proposals, read_proposals
 from ..proposals.reading import Paths, name_paths
 from ..proposals.recall import ground_truth_boxes, summarize_proposals
-from ..utils.messages import name_some, other_form
+from ..utils.messages import name_some, one_line, other_form
 from ..utils.seeding import seed_generators
 from .boxes import with_valid_boxes
 from .difficult import training_config
 from .regions import RegionDatasetMapper
-from .registered import require_registered
+from .registered import annotation_file, require_registered
 from .resumable import ResumableLoader
 
 __all__ = [
@@ -104,17 +104,19 @@ def build_train_loader(cfg: CfgNode) -> ResumableLoader:
 
     Raises:
         FileNotFoundError: a proposal file does not exist.
-        ValueError: no proposals for a data set or for some of its images, a bad file, or an annotated box
-            with a number that is not finite.
+        ValueError: no proposals for a data set or for some of its images, a bad file, an annotated box with
+            a number that is not finite, or no object in any image.
     """
     cfg = training_config(cfg)
     names = list(cfg.DATASETS.TRAIN)
     min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     options = {"filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, "min_keypoints": min_keypoints}
     if not cfg.MODEL.LOAD_PROPOSALS:
-        mapper = RegionDatasetMapper(cfg, is_train=True)
-        return _resumable(cfg, mapper=mapper, dataset=_labelled_dicts(names, **options))
+        mapper, dicts = RegionDatasetMapper(cfg, is_train=True), _labelled_dicts(names, **options)
+        _require_objects(dicts, names)
+        return _resumable(cfg, mapper=mapper, dataset=dicts)
     dicts, proposals = _load_datasets(names, training_proposals(cfg), _may_miss(cfg), **options)
+    _require_objects(dicts, names)
     mapper = ProposalDatasetMapper(cfg, is_train=True, proposals=proposals, fill=_fill(cfg))
     return _resumable(_without_proposals(cfg), mapper=mapper, dataset=dicts)
 
@@ -135,7 +137,9 @@ def _resumable(cfg: CfgNode, **kwargs: Any) -> ResumableLoader:
         seed_generators(seed)  # from which Detectron2's samplers draw their own
         return _train_loader_from_config(cfg, **options)["sampler"]
 
-    return ResumableLoader(**{**arguments, "sampler": seeded_sampler}, seed=max(cfg.SEED, 0))
+    skips = DatasetOptions.from_config(cfg).unreadable_images == "skip"
+    arguments = {**arguments, "sampler": seeded_sampler, "skips_unreadable": skips}
+    return ResumableLoader(**arguments, seed=max(cfg.SEED, 0))
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
@@ -154,7 +158,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
     return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
-def build_test_mapper(cfg: CfgNode, cls: type = DatasetMapper, **kwargs: Any) -> DatasetMapper:
+def build_test_mapper(cfg: CfgNode, cls: type = RegionDatasetMapper, **kwargs: Any) -> DatasetMapper:
     """A mapper of class `cls` for testing; with ``TEST.AUG`` it leaves images and proposals at their size."""
     options = {"augmentations": []} if cfg.TEST.AUG.ENABLED else {}
     return cls(cfg, False, **options, **kwargs)
@@ -219,7 +223,22 @@ def _of_ids(dicts: list[dict[str, Any]], image_ids: Sequence[str], name: str) ->
 
 def _labelled_dicts(names: Sequence[str], **kwargs: Any) -> list[dict[str, Any]]:
     """Detectron2's ``get_detection_dataset_dicts`` with boxes that can be trained on."""
-    return with_valid_boxes(get_detection_dataset_dicts(list(names), **kwargs), ", ".join(names))
+    try:
+        dicts = get_detection_dataset_dicts(list(names), **kwargs)
+    except AssertionError as error:  # nothing is left, or a category is unknown
+        raise ValueError(f"{_name_files(names)}: {one_line(error)}") from None
+    return with_valid_boxes(dicts, ", ".join(names))
+
+
+def _name_files(names: Sequence[str]) -> str:
+    return ", ".join(f"data set {name!r} ({annotation_file(name)})" for name in names)
+
+
+def _require_objects(dicts: list[dict[str, Any]], names: Sequence[str]) -> None:
+    """Raise ValueError unless some image has an object that can be trained on."""
+    annotations = (annotation for record in dicts for annotation in record.get("annotations", ()))
+    if all(annotation.get("iscrowd", 0) for annotation in annotations):
+        raise ValueError(f"{_name_files(names)}: none of {len(dicts)} images has an object to train on")
 
 
 def _without_proposals(cfg: CfgNode) -> CfgNode:

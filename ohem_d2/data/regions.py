@@ -9,6 +9,7 @@ from detectron2.data import DatasetMapper
 from detectron2.structures import Boxes, BoxMode
 
 from ..config import IgnoreRegionsOptions
+from ..utils.images import require_readable
 from ..utils.regions import TargetsWithRegions
 
 __all__ = ["RegionDatasetMapper"]
@@ -38,6 +39,14 @@ class RegionDatasetMapper(DatasetMapper):
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         options = IgnoreRegionsOptions.from_config(cfg)
         return {**super().from_config(cfg, is_train), "keep_regions": options.enabled}
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """As Detectron2's; an image that cannot be read is an `UnreadableImageError`."""
+        try:
+            return super().__call__(dataset_dict)
+        except Exception:
+            require_readable(dataset_dict["file_name"], self.image_format)
+            raise
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape) -> None:
         regions = [a for a in dataset_dict["annotations"] if a.get("iscrowd", 0)]

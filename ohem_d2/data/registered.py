@@ -2,20 +2,41 @@
 
 import difflib
 import json
+from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-__all__ = ["category_ids", "class_names", "require_registered"]
+from ..utils.messages import brief
+from .voc import VOCFolders
+
+__all__ = ["annotation_file", "category_ids", "class_names", "require_images", "require_registered"]
 
 
 def require_registered(name: str) -> None:
     """Raise ValueError, with the nearest names, unless there is a data set of that name."""
-    if name in DatasetCatalog:
+    if isinstance(name, str) and name in DatasetCatalog:
         return
-    near = ", ".join(difflib.get_close_matches(name, DatasetCatalog.list()))
+    near = ", ".join(difflib.get_close_matches(str(name), DatasetCatalog.list()))
     hint = f"did you mean {near}?" if near else "data sets of your own are registered by a catalogue"
-    raise ValueError(f"data set {name!r} is not registered; {hint}")
+    raise ValueError(f"data set {brief(name)} is not registered; {hint}")
+
+
+def annotation_file(name: str) -> str:
+    """The file that lists the images of a registered data set; "" where its layout is not known."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("json_file"):
+        return str(metadata.json_file)
+    if not metadata.get("dirname"):
+        return ""
+    folders = metadata.get("folders", VOCFolders())
+    return str(Path(metadata.dirname, folders.imagesets, f"{metadata.split}.txt"))
+
+
+def require_images(name: str) -> None:
+    """Load a registered data set; raise ValueError with its file if it has no images."""
+    if len(DatasetCatalog.get(name)) == 0:
+        raise ValueError(f"data set {name!r} has no images: {annotation_file(name)}")
 
 
 def class_names(name: str) -> list[str] | None:

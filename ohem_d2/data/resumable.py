@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..utils.images import UnreadableImageError
 from ..utils.messages import name_some
 from ..utils.seeding import seed_generators
 
@@ -53,6 +54,7 @@ class ResumableLoader:
         num_workers: int = 0,
         collate_fn: Callable[[list], Any] | None = None,
         seed: int = 0,
+        skips_unreadable: bool = False,
         **kwargs: Any,
     ) -> None:
         """Take what ``build_detection_train_loader`` takes, for data sets with an index.
@@ -68,6 +70,8 @@ class ResumableLoader:
             num_workers: processes that load images.
             collate_fn: from the list of mapped dicts to a batch; None: the list.
             seed: of the order and the augmentations, >= 0; that of a resumed run replaces it.
+            skips_unreadable: what happens where the mapper raises `UnreadableImageError`. False: the loader
+                raises it. True: a warning names the file, and another image is drawn instead.
             kwargs: of PyTorch's `DataLoader`.
 
         Raises:
@@ -82,6 +86,7 @@ class ResumableLoader:
         self._mapper, self._sampler, self._seed = mapper, sampler, seed
         self._collate, self._num_workers, self._kwargs = collate_fn, num_workers, kwargs
         self._is_grouped = aspect_ratio_grouping
+        self._skips, self._skipped = skips_unreadable, set[str]()
         self._groups: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[Any]:
@@ -106,7 +111,7 @@ class ResumableLoader:
                 num_done, name_some(drawn), name_some(last),
             )  # fmt: skip
         samples = DataLoader(
-            _MappedDraws(self.dataset, self._mapper, seed),
+            _MappedDraws(self.dataset, self._mapper, seed, self._skips),
             sampler=chain(sorted(draw for _, draw in chain(*waiting)), draws),
             batch_size=None,
             collate_fn=_as_it_is,
@@ -116,8 +121,18 @@ class ResumableLoader:
         )
         for batch in self._batched(samples, ([], [])):
             self.drawn = [index for index, _ in batch]
-            mapped = [sample for _, sample in batch]
+            mapped = [sample for _, (sample, _) in batch]
+            self._tell([problem for _, (_, problems) in batch for problem in problems])
             yield self._collate(mapped) if self._collate else mapped
+
+    def _tell(self, problems: list[str]) -> None:
+        """Raise `UnreadableImageError`, or name in the log what is skipped for the first time."""
+        if problems and not self._skips:
+            raise UnreadableImageError(problems[0])
+        for problem in problems:
+            if problem not in self._skipped:
+                self._skipped.add(problem)
+                logger.warning("%s; skipped (unreadable images so far: %d)", problem, len(self._skipped))
 
     def _draws(self, seed: int) -> Iterator[tuple[int, int]]:
         """Of each image in order: its number among those of all processes, and its index."""
@@ -150,23 +165,32 @@ class ResumableLoader:
 
 
 class _MappedDraws(Dataset):
-    """From a draw, (number, index), to its index and the mapped dict."""
+    """From a draw, (number, index), to its index and the mapped dict, with what could not be read before."""
 
-    def __init__(self, dataset, mapper, seed: int):
-        self._dataset, self._seed = dataset, seed
+    def __init__(self, dataset, mapper, seed: int, skips: bool):
+        self._dataset, self._seed, self._skips = dataset, seed, skips
         self._mapper = None if mapper is None else PicklableWrapper(mapper)  # so that a lambda will work
 
-    def __getitem__(self, draw: tuple[int, int]) -> tuple[int, Any]:
+    def __getitem__(self, draw: tuple[int, int]) -> tuple[int, tuple[Any, list[str]]]:
         number, index = draw
         seed_generators(self._seed, number)
-        chosen = index
+        chosen, problems = index, list[str]()
         for _ in range(_RETRIES):
-            record = self._dataset[chosen]
-            mapped = record if self._mapper is None else self._mapper(record)
-            if mapped is not None:
-                return index, mapped
+            try:
+                mapped = self._map(chosen)
+            except UnreadableImageError as error:  # told to the training process, whose log is the user's
+                mapped = None
+                problems.append(str(error))
+            if mapped is not None or (problems and not self._skips):
+                return index, (mapped, problems)
             chosen = random.randrange(len(self._dataset))
+        if problems:
+            raise ValueError(f"{len(problems)} of {_RETRIES} images are unreadable; the last: {problems[-1]}")
         raise ValueError(f"the mapper returned None for each of {_RETRIES} images of the data set")
+
+    def _map(self, index: int) -> Any:
+        record = self._dataset[index]
+        return record if self._mapper is None else self._mapper(record)
 
 
 def _as_it_is(sample: Any) -> Any:

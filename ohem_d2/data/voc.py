@@ -17,6 +17,7 @@ from detectron2.structures import BoxMode
 
 from ..utils.images import read_image_size
 from ..utils.messages import name_some
+from ..utils.text_files import read_text
 
 __all__ = ["VOCFolders", "load_voc", "load_voc_images", "read_split", "split_ids"]
 
@@ -106,13 +107,13 @@ def read_split(root: str | Path, split: str, folders: VOCFolders = VOCFolders())
 
     Raises:
         FileNotFoundError: no such split.
-        ValueError: a split without ids or with a repeated id.
+        ValueError: a split without ids or with a repeated id, or not in UTF-8.
     """
     path = Path(root, folders.imagesets, f"{split}.txt")
     if not path.is_file():
         choices = name_some(sorted(file.stem for file in path.parent.glob("*.txt")), 20)
         raise FileNotFoundError(f"split file {path} does not exist; splits there: {choices or 'none'}")
-    ids = split_ids(path.read_text())
+    ids = split_ids(read_text(path))
     if not ids:
         raise ValueError(f"{path}: the split names no image")
     seen: set[str] = set()

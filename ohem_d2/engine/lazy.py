@@ -36,6 +36,7 @@ from .mined_pictures import NUM_IMAGES, MinedPictures
 from .mining_log import MiningPrinter
 from .preemption import ResumableEvalHook, StopOnSignal
 from .progress_bar import ProgressBar
+from .writers import PatientWriter
 
 
 def _resumable_loader(dataset: Any, **kwargs: Any) -> Iterable:
@@ -153,7 +154,8 @@ class LazyTrainer(BaseTrainer):
             result.insert(0, MinedLog(Path(train.output_dir, "mined")))
         result += self._build_observers()
         if comm.is_main_process():
-            writers = [*default_writers(train.output_dir, train.max_iter), MiningPrinter(self.model)]
+            writers = [*map(PatientWriter, default_writers(train.output_dir, train.max_iter))]
+            writers.append(MiningPrinter(self.model))
             result.append(hooks.PeriodicWriter(writers, train.log_period))
         return result
 

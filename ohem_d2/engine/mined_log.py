@@ -1,5 +1,6 @@
 """The log of what is mined, ``OUTPUT_DIR/mined``: which RoIs, with which losses."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from ..modeling.mixin import LastMined
 from ..utils.mined_rois import MinedRoIs, join
 
 __all__ = ["MinedLog", "has_mined_log"]
+
+logger = logging.getLogger(__name__)
 
 # A file is written when one of these is reached, so that a kill loses no more than this.
 _FILE_ROIS, _FILE_SECONDS = 100_000, 60.0
@@ -44,6 +47,7 @@ class MinedLog(HookBase):
         self._waiting: tuple[int, list[str], LastMined, torch.Tensor] | None = None
         self._parts: list[MinedRoIs] = []
         self._written = time.monotonic()
+        self._has_warned = False
 
     def before_train(self) -> None:
         heads = _heads(self.trainer.model)
@@ -81,8 +85,13 @@ class MinedLog(HookBase):
     def _write(self) -> None:
         records = join(self._parts)
         self._parts, self._written = [], time.monotonic()
-        records.save(self._path(records))
-        self._thin()
+        try:
+            records.save(self._path(records))
+            self._thin()
+        except OSError as error:  # of a full disk
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning("The mined log has gaps: %s; training goes on", error)
 
     def _path(self, records: MinedRoIs, rank: str = "") -> Path:
         first, last = records.iterations[0], records.iterations[-1]

@@ -24,6 +24,7 @@ from .mined_pictures import NUM_IMAGES, MinedPictures
 from .mining_log import MiningPrinter
 from .preemption import ResumableEvalHook, StopOnSignal
 from .progress_bar import ProgressBar
+from .writers import PatientWriter
 
 
 class OHEMTrainer(BaseTrainer, DefaultTrainer):
@@ -73,7 +74,7 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
         return super().test(cfg, build_test_model(cfg, model), evaluators)
 
     def build_writers(self):
-        return [*super().build_writers(), MiningPrinter(self.model)]
+        return [*map(PatientWriter, super().build_writers()), MiningPrinter(self.model)]
 
     def build_hooks(self):
         # Before the hook that saves checkpoints takes the parent's.

@@ -29,7 +29,7 @@ from ..data import register_catalog
 from ..evaluation import check_testing
 from ..modeling import OHEMMixin, OHEMRetinaNetMixin, OHEMRPNMixin
 from ..modeling.rules import build_rule
-from ..utils.messages import brief
+from ..utils.messages import brief, one_line
 from ..utils.yaml_files import ConfigLoader, read_yaml
 from .num_classes import fit_num_classes, unset_num_classes
 
@@ -38,16 +38,23 @@ logger = logging.getLogger(__name__)
 _RULE_ARGS = "MODEL.OHEM.RULE_ARGS."
 
 
+class _UnreadableError(ValueError):
+    """Of a file that is no YAML; names the file, which may be one of ``_BASE_``."""
+
+
 class _SafeCfgNode(CfgNode):
     """A config whose files cannot run code; Detectron2's own reads them with YAML's unsafe loader."""
 
     @classmethod
     def _open_cfg(cls, filename: str) -> IO[str]:
         """Hand on what the safe loader reads as YAML without tags, also for the files of ``_BASE_``."""
-        with super()._open_cfg(filename) as file:
-            content = read_yaml(file, filename, ConfigLoader)
+        try:
+            with super()._open_cfg(filename) as file:
+                content = read_yaml(file, filename, ConfigLoader)
+        except ValueError as error:
+            raise _UnreadableError(*error.args) from error
         if not isinstance(content, dict):
-            raise ValueError(f"{filename}: a config maps keys to values, found {brief(content)}")
+            raise _UnreadableError(f"{filename}: a config maps keys to values, found {brief(content)}")
         return io.StringIO(yaml.safe_dump(content, sort_keys=False))
 
 
@@ -85,7 +92,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             cfg.MODEL.OHEM.RULE_ARGS.setdefault(key.removeprefix(_RULE_ARGS), None)
     _merge(cfg, "command line", lambda: cfg.merge_from_list(list(opts)))
     cfg.MODEL.DEVICE = present_device("MODEL.DEVICE", cfg.MODEL.DEVICE)
-    for catalog in cfg.DATASETS.CATALOG:
+    for catalog in DatasetOptions.from_config(cfg).catalog:
         register_catalog(catalog)
     check_config(cfg)
     fit_num_classes(cfg)
@@ -116,7 +123,8 @@ def check_config(cfg: CfgNode) -> None:
     """
     check_values(cfg)
     model = cfg.MODEL
-    ROI_HEADS_REGISTRY.get(model.ROI_HEADS.NAME)
+    _check_registered("META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY)
+    _check_registered("ROI_HEADS.NAME", model.ROI_HEADS.NAME, ROI_HEADS_REGISTRY)
     options = OHEMOptions.from_config(cfg)
     build_rule(options)
     if options.enabled:
@@ -131,6 +139,11 @@ def check_config(cfg: CfgNode) -> None:
     _check_ignoring(cfg)
     check_testing(cfg)
     check_writable("OUTPUT_DIR", cfg.OUTPUT_DIR)
+
+
+def _check_registered(key: str, name: str, registry: Registry) -> None:
+    if name not in registry:
+        raise KeyError(f"MODEL.{key} is {name!r}; valid: {', '.join(known for known, _ in registry)}")
 
 
 def _check_cls_loss(cfg: CfgNode) -> None:
@@ -187,10 +200,14 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
         merge()
     except RecursionError:
         raise ValueError(f"{source}: nested too deep, or in itself") from None
+    except _UnreadableError as error:
+        raise ValueError(*error.args) from None
+    except (AttributeError, TypeError, ValueError) as error:  # of values that have another type
+        raise ValueError(f"{source}: {one_line(error)}") from None
     except (KeyError, AssertionError) as error:  # yacs raises either for an unknown key
         match = re.search(r"Non-existent (?:config )?key: ([\w.]+)", str(error))
         if not match:
-            raise ValueError(f"{source}: {error}") from None
+            raise ValueError(f"{source}: {one_line(error)}") from None
         *section, key = match.group(1).split(".")
         raise KeyError(f"{source}: unknown key {match.group(1)}; {_valid_keys(cfg, section)}") from None
 

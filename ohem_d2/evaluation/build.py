@@ -9,6 +9,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from ..config import TestOptions
+from ..data.registered import require_images
 from .coco_evaluation import COCOEvaluator
 from .report import ReportedEvaluators
 from .submission import COCOSubmission, VOCSubmission
@@ -70,8 +71,9 @@ def check_evaluation(cfg) -> None:
     """Check before training that the test sets can be evaluated; building an evaluator reads the annotations.
 
     Raises:
-        ValueError: see `build_evaluator`; names the data set or the file.
+        ValueError: see `build_evaluator`, or a data set without images; names the data set or the file.
         FileNotFoundError: see `build_evaluator`; names the file.
     """
     for name in cfg.DATASETS.TEST:
+        require_images(name)
         build_evaluator(cfg, name)

@@ -13,6 +13,8 @@ from urllib.parse import quote
 import numpy as np
 
 from ..utils.files import atomic_file
+from ..utils.messages import brief
+from ..utils.text_files import read_json
 from .label_errors import Finding, InspectedImage
 from .label_ranking import RankedFinding
 
@@ -35,9 +37,12 @@ def write_inspected(path: str | Path, images: Sequence[InspectedImage]) -> None:
 
 
 def read_inspected(path: str | Path) -> list[InspectedImage]:
-    """What `write_inspected` wrote."""
-    rows = json.loads(Path(path).read_text())
-    return [_image_of(row) for row in rows]
+    """What `write_inspected` wrote; ValueError for another file."""
+    rows = read_json(path)
+    try:
+        return [_image_of(row) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a file of inspected labels: {brief(error)}") from None
 
 
 def _image_of(row: dict[str, Any]) -> InspectedImage:

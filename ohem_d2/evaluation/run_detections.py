@@ -1,6 +1,5 @@
 """The objects of a registered data set, and the detections that a run left for it, as arrays."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from detectron2.structures import BoxMode
 
 from ..data.registered import require_registered
 from ..data.voc import VOCFolders, load_voc
-from ..utils.messages import name_some
+from ..utils.messages import brief, name_some
+from ..utils.text_files import read_json
 from .matching import ObjectBoxes, ScoredBoxes
 
 __all__ = ["LabelledImages", "load_labelled_images", "read_detections", "read_records"]
@@ -80,12 +80,12 @@ def read_detections(folder: str | Path, images: LabelledImages) -> ScoredBoxes:
     if not path.is_file():
         raise FileNotFoundError(f"no detections: {path} does not exist; train_net.py --eval-only writes it")
     try:
-        rows = json.loads(path.read_text())
+        rows = read_json(path)
         columns = [[row[key] for row in rows] for key in ("image_id", "category_id", "bbox", "score")]
         boxes = np.array(columns[2], np.float64).reshape(-1, 4)
         scores = np.array(columns[3], np.float64).reshape(-1)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a file of COCO results: {error!r}") from None
+        raise ValueError(f"{path}: not a file of COCO results: {brief(error)}") from None
     places = {str(record["image_id"]): place for place, record in enumerate(images.records)}
     ids = [str(image_id) for image_id in columns[0]]
     for what, values, known in (("images", ids, places), ("classes", columns[1], images.category_ids)):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from ..utils.messages import one_line
 from .entries import check_stored
 from .index import IdIndex, offsets_fit
 from .mapping import Entry, Proposals
@@ -108,7 +109,7 @@ def _read_header(path: str) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]
                 name: (file.get_slice(name).get_dtype(), file.get_slice(name).get_shape()) for name in names
             }
     except SafetensorError as error:
-        raise ValueError(f"{path}: truncated or damaged: {error}") from error
+        raise ValueError(f"{path}: truncated or damaged: {one_line(error)}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: a safetensors file, but not of proposals: its tensors are {names!s:.80}")
     if metadata.get("version") != VERSION or metadata.get("box_convention") != "XYXY_ABS":

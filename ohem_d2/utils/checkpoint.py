@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlparse
 
 import torch
@@ -95,7 +95,7 @@ class CheckedCheckpointer(DetectionCheckpointer):
             path = os.path.join(self.save_dir, f"{name}.pth")
             self.logger.info("Saving checkpoint to %s", path)
             with atomic_file(path) as file:
-                torch.save({"model": self.model.state_dict(), **state, **kwargs}, file)
+                _save({"model": self.model.state_dict(), **state, **kwargs}, file)
             self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -178,11 +178,11 @@ class CheckedCheckpointer(DetectionCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if zipfile.is_zipfile(filename) and (damage := self._damage(Path(filename))):
-            raise ValueError(f"weights {self._path}: the file {damage}")
         try:
+            if zipfile.is_zipfile(filename) and (damage := self._damage(Path(filename))):
+                raise ValueError(f"the file {damage}")
             checkpoint = read_weights(filename)
-        except ValueError as error:
+        except (ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"weights {self._path} cannot be read: {error}") from error
         if parse_qs(urlparse(self._path).query).get("matching_heuristics") == ["True"]:
             checkpoint["matching_heuristics"] = True
@@ -216,6 +216,16 @@ class CheckedCheckpointer(DetectionCheckpointer):
                 f"{self._path} is a checkpoint of another model, {len(differ)} parameters differ: "
                 f"{name_some(differ, 3)}; resume with the config that it was trained with"
             )
+
+
+def _save(content: dict[str, Any], file: BinaryIO) -> None:
+    """``torch.save``, which hides the error of a file that cannot be written behind one of its own."""
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load_trained(model: nn.Module, path: str, key: str, folder: str = "", resume: bool = False) -> None:
@@ -262,7 +272,12 @@ def check_input(checkpoint: dict[str, Any], model: nn.Module, path: str) -> None
     """
     if "image_input" not in checkpoint or not hasattr(model, "pixel_mean"):
         return
-    wanted = ImageInput(**{k: v if k == "format" else tuple(v) for k, v in checkpoint["image_input"].items()})
+    try:
+        wanted = ImageInput(
+            **{k: v if k == "format" else tuple(v) for k, v in checkpoint["image_input"].items()}
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its image_input cannot be read: {error}") from None
     mean, std = (tuple(buffer.flatten().tolist()) for buffer in (model.pixel_mean, model.pixel_std))
     if wanted.differs_from(ImageInput(model.input_format, mean, std)):
         has = ImageInput(model.input_format, mean, std)

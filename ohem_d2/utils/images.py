@@ -1,10 +1,13 @@
-"""Reading the size of an image from its header."""
+"""The size of an image from its header, and what is wrong with one that cannot be read."""
 
 from pathlib import Path
 
+from detectron2.data.detection_utils import read_image
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["read_image_size"]
+from .messages import one_line
+
+__all__ = ["UnreadableImageError", "read_image_size", "require_readable"]
 
 # The EXIF tag of the orientation, and its values that swap width and height.
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
@@ -26,3 +29,15 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
     return (height, width) if turned else (width, height)
+
+
+class UnreadableImageError(ValueError):
+    """Of an image file that does not exist or is damaged; the message is one line that names it."""
+
+
+def require_readable(path: str | Path, image_format: str) -> None:
+    """Raise `UnreadableImageError` unless Detectron2 can read an image as `image_format`, such as "BGR"."""
+    try:
+        read_image(str(path), image_format)
+    except Exception as error:  # decoders raise nearly anything
+        raise UnreadableImageError(f"{path} cannot be read as an image: {one_line(error)}") from error

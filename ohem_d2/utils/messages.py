@@ -28,3 +28,17 @@ _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 60, 60
 def brief(value: object) -> str:
     """A short ``repr``, truncated while it is made: nested lists of an untrusted file could fill memory."""
     return " ".join(_REPR.repr(value).split())[:100]
+
+
+def one_line(error: object) -> str:
+    """What an error of another library says, on one line of 300 characters at most."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def describe_error(error: BaseException) -> str:
+    """The class and the message of an error on one line; of one in a worker of a loader, the original."""
+    lines = str(error).splitlines()
+    if "Original Traceback (most recent call last):" in lines:
+        return lines[-1]
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return f"{type(error).__name__}: {' '.join(str(text).split())}"

@@ -37,7 +37,8 @@ def _rows(file: Path) -> Iterator[tuple[int, bytes, dict[str, Any] | None]]:
     for line in file.read_bytes().splitlines(keepends=True) if file.exists() else ():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
-        yield begin, line, row if isinstance(row, dict) else None
+        is_row = isinstance(row, dict) and isinstance(row.get("iteration", 0), int)
+        yield begin, line, row if is_row else None
         begin += len(line)

@@ -76,7 +76,7 @@ class Options:
         """Raise ValueError with the key of `field`, its value and what is valid, unless `ok`."""
         if not ok:
             value = getattr(self, field)
-            raise ValueError(f"{self.section}.{field.upper()} is {value!r}; valid: {valid}")
+            raise ValueError(f"{self.section}.{field.upper()} is {value!r:.200}; valid: {valid}")
 
     def require_one_of(self, field: str, choices: tuple[str, ...]) -> None:
         """Check that the value is one of `choices`."""

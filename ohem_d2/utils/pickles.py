@@ -5,7 +5,9 @@ pickled array calls, allocate what they are told to or corrupt memory. Here a pi
 below, and what it copies is bounded by the size of its file.
 """
 
+import math
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,8 +16,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .budget import Budget
-from .messages import brief
+from .budget import BoundedFile, Budget
+from .messages import brief, one_line
 
 __all__ = ["Admitted", "load_pickle"]
 
@@ -50,13 +52,12 @@ def load_pickle(path: str | Path, admitted: Admitted | None = None) -> Any:
         except OSError:
             raise
         except Exception as error:  # bytes that are no pickle raise nearly anything
-            message = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{message:.200}") from error
+            raise ValueError(one_line(error)) from error
 
 
 class _SafeUnpickler(pickle._Unpickler):  # the one in Python, whose memo takes no more than it holds
     def __init__(self, file: IO[bytes], budget: Budget, admitted: Admitted) -> None:
-        super().__init__(file, encoding="latin1")
+        super().__init__(BoundedFile(file), encoding="latin1")
         self._budget, self._admitted = budget, admitted
 
     def find_class(self, module: str, name: str) -> Any:
@@ -81,10 +82,19 @@ class _SafeUnpickler(pickle._Unpickler):  # the one in Python, whose memo takes 
         if isinstance(target, np.dtype):
             _set_byte_order(target, state)
         elif isinstance(target, np.ndarray) and not target.size:
-            self._budget.spend(_size(state[-1]), "an array")
-            target.__setstate__(state)  # checks that the content fits the shape
+            shape, content = state[-4], state[-1]
+            self._budget.spend(_size(content), "an array")
+            size = 1 if isinstance(content, list) else state[-3].itemsize  # objects, or bytes
+            if min(shape, default=0) < 0 or math.prod(shape) * size != len(content):
+                raise pickle.UnpicklingError(f"an array of shape {brief(shape)} with {len(content)} values")
+            target.__setstate__(state)
         elif not isinstance(target, OrderedDict):  # the attributes of a state dict are left out
             raise pickle.UnpicklingError(f"a state of {brief(target)} is not admitted")
+
+    def load_bytearray8(self) -> None:
+        """Replace Python's, which allocates the length that is claimed."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
 
     def load_setitem(self) -> None:
         _require_keys(self.stack[-2:-1])
@@ -106,6 +116,7 @@ class _SafeUnpickler(pickle._Unpickler):  # the one in Python, whose memo takes 
         **dict.fromkeys([opcode[0] for opcode in _REFUSED], refuse),
         pickle.REDUCE[0]: load_reduce,
         pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
         pickle.DICT[0]: load_dict,

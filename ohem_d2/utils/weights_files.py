@@ -4,13 +4,17 @@ import io
 import logging
 import pickle
 import re
+import struct
 import zipfile
+from collections.abc import Sequence
 from typing import IO, Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from .budget import BoundedFile
 from .messages import brief
 from .pickles import load_pickle
 
@@ -49,12 +53,20 @@ def read_weights(path: str) -> dict[str, Any]:
         if path.endswith(".pyth"):
             return _to_match(content, "model_state", "num_batches_tracked", "pycls")
     state = _state(content, "model")
+    _require_arrays(state)
     return content if state is not content else {"model": content}
+
+
+def _require_arrays(state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        if not isinstance(value, (Tensor, np.ndarray)):
+            raise ValueError(f"its {brief(name)} is no tensor but {brief(value)}")
 
 
 def _to_match(content: Any, key: str, left_out: str, author: str) -> dict[str, Any]:
     """A checkpoint whose names have to be matched, without those that end in `left_out`."""
     state = {name: value for name, value in _state(content, key).items() if not name.endswith(left_out)}
+    _require_arrays(state)
     return {"model": state, "__author__": author, "matching_heuristics": True}
 
 
@@ -77,34 +89,49 @@ def load_torch(path: str) -> Any:
         if path.endswith(".safetensors"):
             return safetensors.torch.load_file(path)
         with open(path, "rb") as file:
-            _check_nesting(file)
+            _check_pickles(file)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise ValueError(_reason(error)) from error  # a damaged zip sends its reader to an impossible place
     except Exception as error:  # bytes that are no checkpoint raise nearly anything
         raise ValueError(_reason(error)) from error
 
 
-def _check_nesting(file: IO[bytes]) -> None:
-    """Check the pickles in a file of torch: deeply nested tuples overflow the stack of torch's own reader."""
+def _check_pickles(file: IO[bytes]) -> None:
+    """Check the pickles in a file of torch, before its own reader makes what they say.
+
+    Deeply nested tuples overflow its stack; storages, and tensors larger than their storage, have any size.
+    """
+    size = BoundedFile(file).size
     if not zipfile.is_zipfile(file):
         file.seek(0)
         for _ in range(_LEGACY_PICKLES):
-            _Skimmer(file).load()
+            _Skimmer(file, size).load()
         return
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"{entry.filename} is compressed, as torch never does")
-            if entry.filename.endswith("data.pkl"):
-                _Skimmer(io.BytesIO(archive.read(entry))).load()
+            if entry.filename.endswith(".pkl"):
+                _Skimmer(io.BytesIO(archive.read(entry)), size).load()
 
 
 class _Thing:
-    """Stands for an object of a pickle. `depth`: how deep tuples are nested in it."""
+    """Stands for an object of a pickle.
 
-    def __init__(self, depth: int = 0) -> None:
-        self.depth = depth
+    Attributes:
+        items: of a tuple.
+        depth: how deep tuples are nested in it.
+        name: of a class or a function.
+        num_elements: of a storage.
+    """
+
+    def __init__(
+        self, items: Sequence[Any] = (), depth: int = 0, name: str = "", num_elements: int = 0
+    ) -> None:
+        self.items, self.depth, self.name, self.num_elements = items, depth, name, num_elements
 
     def append(self, _: Any) -> None: ...
 
@@ -112,19 +139,41 @@ class _Thing:
 
 
 class _Skimmer(pickle._Unpickler):
-    """Reads a pickle to its end without making any of its objects."""
+    """Reads a pickle to its end without making any of its objects, in a file of `size` bytes."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        super().__init__(BoundedFile(file))
+        self._size = size
 
     def find_class(self, module: str, name: str) -> Any:
-        return _Thing()
+        return _Thing(name=f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
-        return _Thing()
+        """A storage: ("storage", type, key, device, number of elements, ...)."""
+        numbers = [item for item in getattr(pid, "items", ()) if isinstance(item, int)]
+        if any(number > self._size for number in numbers):
+            raise ValueError(f"a storage of {max(numbers)} elements, in a file of {self._size} bytes")
+        return _Thing(num_elements=max(numbers, default=0))
 
     def load_reduce(self) -> None:
+        function, arguments = self.stack[-2:]
+        arguments = getattr(arguments, "items", ())
+        if getattr(function, "name", "").startswith("torch._utils._rebuild_tensor"):
+            _check_view(*arguments[:4])
+        elif any(isinstance(number, int) and number > self._size for number in arguments):
+            raise ValueError(f"{function.name} of {max(arguments)} elements, in a file of {self._size} bytes")
         self.stack[-2:] = [_Thing()]
+
+    def load_bytearray8(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.read(length)
+        self.append(_Thing())
 
     def load_build(self) -> None:
         self.stack.pop()
+
+    def load_empty_tuple(self) -> None:
+        self._nest([])
 
     def load_tuple(self) -> None:
         self._nest(self.pop_mark())
@@ -133,27 +182,36 @@ class _Skimmer(pickle._Unpickler):
         self._nest([self.stack.pop()])
 
     def load_tuple2(self) -> None:
-        self._nest([self.stack.pop() for _ in range(2)])
+        self._nest([self.stack.pop() for _ in range(2)][::-1])
 
     def load_tuple3(self) -> None:
-        self._nest([self.stack.pop() for _ in range(3)])
+        self._nest([self.stack.pop() for _ in range(3)][::-1])
 
     def _nest(self, items: list[Any]) -> None:
         depth = 1 + max((getattr(item, "depth", 0) for item in items), default=0)
         if depth > _MAX_DEPTH:
             raise ValueError(f"tuples are nested more than {_MAX_DEPTH} deep")
-        self.stack.append(_Thing(depth))
+        self.stack.append(_Thing(items, depth))
 
     dispatch = {
         **pickle._Unpickler.dispatch,
         pickle.REDUCE[0]: load_reduce,
         pickle.NEWOBJ[0]: load_reduce,
         pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.EMPTY_TUPLE[0]: load_empty_tuple,
         pickle.TUPLE[0]: load_tuple,
         pickle.TUPLE1[0]: load_tuple1,
         pickle.TUPLE2[0]: load_tuple2,
         pickle.TUPLE3[0]: load_tuple3,
     }
+
+
+def _check_view(storage: Any, offset: int, size: _Thing, stride: _Thing) -> None:
+    """Refuse a tensor that reaches beyond its storage, which torch would enlarge."""
+    end = offset + sum((n - 1) * step for n, step in zip(size.items, stride.items, strict=True)) + 1
+    if all(size.items) and not 0 <= offset < end <= storage.num_elements:
+        raise ValueError(f"a tensor of {end} elements, in a storage of {storage.num_elements}")
 
 
 def _reason(error: Exception) -> str:
@@ -168,6 +226,7 @@ def _reason(error: Exception) -> str:
 
 def _storage(content: bytes) -> Tensor:
     """Replace torch's function, which unpickles without restriction; the elements as a tensor (n,)."""
+    _check_pickles(io.BytesIO(content))
     storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return torch.empty(0, dtype=storage.dtype).set_(storage)
 

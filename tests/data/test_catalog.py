@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, Instances
 from ohem_d2.data import register_catalog
 from ohem_d2.data.checking import check_dataset
 from ohem_d2.data.difficult import without_difficult
+from ohem_d2.data.registered import require_images
 from ohem_d2.evaluation import COCOEvaluator, VOCEvaluator
 
 VOC = """
@@ -330,3 +331,53 @@ def test_registered_data_set_can_be_pickled_and_detectron2s_own_stay(write):
     register_catalog(write(VOC))
     assert pickle.loads(pickle.dumps(DatasetCatalog["pets_train"])) == DatasetCatalog["pets_train"]
     assert {"voc_2007_trainval", "coco_2017_val"} <= set(DatasetCatalog)
+
+
+@pytest.mark.parametrize("name", ["../outside.jpg", "{absolute}", "images/../../outside.jpg"])
+def test_an_image_outside_of_its_folder_is_refused_unless_the_entry_allows_it(write, coco_root, name):
+    content, outside = json.loads((coco_root / "val.json").read_text()), coco_root.parent / "outside.jpg"
+    content["images"][0]["file_name"] = name.format(absolute=outside)
+    (coco_root / "images/seven.jpg").rename(outside)
+    (coco_root / "val.json").write_text(json.dumps(content))
+    register_catalog(write(COCO))
+    message = f"val.json: 1 of 1 images lie outside of {coco_root}, .*outside.jpg.*images_outside: true"
+    with pytest.raises(ValueError, match=message):
+        DatasetCatalog.get("pets_small")
+    (problem, *_) = check_dataset("pets_small").problems
+    assert str(problem).endswith(f"lies outside of {coco_root}")
+    register_catalog(write(COCO.replace("pets", "zoo") + "  images_outside: true\n"))
+    assert len(DatasetCatalog.get("zoo_small")) == 1
+    assert check_dataset("zoo_small").problems == []
+
+
+def test_images_outside_is_true_or_false(write):
+    with pytest.raises(ValueError, match="images_outside must be true or false, not 'x'"):
+        register_catalog(write(COCO + "  images_outside: x\n"))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"images": [{"id": 7, "file_name": "x.jpg", "height": 30, "width": "x"}]}, "width and height are"),
+        ({"annotations": [{"id": 1, "image_id": 7, "bbox": [1, 2, 3], "category_id": 9}]}, "a bbox is"),
+        (
+            {"annotations": [{"id": 1, "image_id": 7, "category_id": 9}]},
+            "a bbox is None; valid: four",
+        ),
+        ({"categories": [{"id": 5, "name": 3}, {"id": 9, "name": "dog"}]}, "names of categories are"),
+    ],
+)
+def test_values_of_other_types_in_coco_are_named(write, coco_root, change, message):
+    content = json.loads((coco_root / "val.json").read_text())
+    (coco_root / "val.json").write_text(json.dumps({**content, **change}))
+    register_catalog(write(COCO))
+    with pytest.raises(ValueError, match=f"val.json.*{message}"):
+        DatasetCatalog.get("pets_small")
+
+
+def test_a_test_set_without_images_is_refused_with_its_file(write, coco_root):
+    empty = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    (coco_root / "val.json").write_text(json.dumps(empty))
+    register_catalog(write(COCO))
+    with pytest.raises(ValueError, match="data set 'pets_small' has no images: .*val.json"):
+        require_images("pets_small")

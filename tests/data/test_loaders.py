@@ -1,9 +1,11 @@
 import copy
+import itertools
 import logging
 import pickle
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -321,3 +323,37 @@ def test_labelled_images_are_the_first_or_evenly_spread_over_all_data_sets(datas
     assert ids(["one", "two"], 9, image_ids=["5", "0"]) == ["5", "0"]
     with pytest.raises(ValueError, match="^2 images are not in one, two: 05, x .the file has '5'"):
         ids(["one", "two"], 9, image_ids=["05", "0", "x"])
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_half_a_jpeg_is_named_or_skipped(dataset, caplog, skip):
+    path = dataset("pets", {"000001": COVER, "000002": COVER})
+    image = Path(DatasetCatalog.get("pets")[0]["file_name"])
+    image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    cfg = config(("pets",), (path,), ("pets",), (path,))
+    cfg.DATASETS.UNREADABLE_IMAGES = "skip" if skip else "error"
+    batches = iter(build_train_loader(cfg))
+    message = rf"{image} cannot be read as an image: image file is truncated"
+    if skip:
+        names = {x["image_id"] for batch in itertools.islice(batches, 4) for x in batch}
+        assert names == {"000002"}
+        assert [m for m in caplog.messages if message in m and m.endswith("(unreadable images so far: 1)")]
+    else:
+        with pytest.raises(ValueError, match=message):
+            list(itertools.islice(batches, 4))
+    with pytest.raises(ValueError, match=message):  # a test set is tested whole
+        list(build_test_loader(cfg, "pets"))
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize("with_proposals", [False, True])
+def test_training_on_no_object_at_all_is_refused_with_the_file(dataset, with_proposals, filtered):
+    path = dataset("pets", {"000001": COVER, "000002": COVER}, objects=[])
+    MetadataCatalog.get("pets").set(dirname="/data/pets", split="train")
+    cfg = config(("pets",), (path,))
+    cfg.MODEL.LOAD_PROPOSALS, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = with_proposals, filtered
+    with pytest.raises(
+        ValueError, match=r"^data set 'pets' \(/data/pets/ImageSets/Main/train.txt\): [Nn]o"
+    ) as e:
+        build_train_loader(cfg)
+    assert "\n" not in str(e.value)

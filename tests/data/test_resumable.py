@@ -16,6 +16,7 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 
 from ohem_d2.data import ResumableLoader
+from ohem_d2.utils.images import UnreadableImageError
 
 # Index -> whether the image is wide.
 WIDE = [True, True, False, True, False, True, True, True, False, True, True]
@@ -130,3 +131,39 @@ for batch in loader(num_workers=2):
 """
     done = subprocess.run([sys.executable, "-c", failing], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "FloatingPointError: not finite" in done.stderr
+
+
+def unreadable(record):
+    if record["index"] in (2, 5):
+        raise UnreadableImageError(f"{record['file_name']}.jpg cannot be read as an image: cut")
+    return drawing(record)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_the_error_of_the_loader_itself(workers):
+    with pytest.raises(UnreadableImageError, match=r"^[25]\.jpg cannot be read as an image: cut$"):
+        first(9, loader(mapper=unreadable, num_workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_are_skipped_counted_and_resumed_exactly(workers, caplog):
+    options = {"mapper": unreadable, "skips_unreadable": True, "aspect_ratio_grouping": False}
+    whole = first(12, loader(**options))
+    used = [i for batch in indices(whole) for i in batch]
+    assert len(used) == 36 and not {2, 5} & set(used)
+    plain = [i for batch in indices(first(12, loader(aspect_ratio_grouping=False))) for i in batch]
+    assert [a for a, b in zip(used, plain) if b not in (2, 5)] == [b for b in plain if b not in (2, 5)]
+    caplog.clear()
+    rest = loader(**options, num_workers=workers).batches(7, 4)
+    assert first(8, rest) == whole[4:]
+    told = sorted(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert [text.split(" cannot")[0] for text in told] == ["2.jpg", "5.jpg"]
+    assert {text.rpartition(": ")[2] for text in told} == {"1)", "2)"}
+
+
+def test_a_data_set_without_a_readable_image_is_an_error():
+    def broken(record):
+        raise UnreadableImageError("x.jpg cannot be read as an image: cut")
+
+    with pytest.raises(ValueError, match="100 of 100 images are unreadable; the last: x.jpg cannot"):
+        next(iter(loader(mapper=broken, skips_unreadable=True)))

@@ -194,3 +194,21 @@ def test_a_damaged_file_is_named(tmp_path):
         (folder / "00000000-00000000.rank0.safetensors").write_bytes(damaged)
         with pytest.raises(ValueError, match="00000000-00000000.rank0.safetensors"):
             read_mined(tmp_path)
+
+
+def test_a_full_disk_leaves_a_gap_in_the_log_and_one_warning(make_cfg, monkeypatch, caplog):  # noqa: F811
+    monkeypatch.setattr("ohem_d2.engine.mined_log._FILE_ROIS", 1)
+    save, calls = MinedRoIs.save, []
+
+    def fail_twice(self, path):
+        calls.append(path)
+        if len(calls) < 3:
+            raise OSError(28, "No space left on device", str(path))
+        save(self, path)
+
+    monkeypatch.setattr(MinedRoIs, "save", fail_twice)
+    trainer = train(make_cfg("run", *MINED))
+    assert len(calls) > 3 and trainer.iter == trainer.max_iter
+    told = [r.getMessage() for r in caplog.records if "mined log" in r.getMessage()]
+    assert len(told) == 1 and "No space left on device" in told[0] and str(calls[0]) in told[0]
+    assert len(set(read_mined(trainer.cfg.OUTPUT_DIR).iterations)) == trainer.max_iter - 2

@@ -238,6 +238,17 @@ def rewritten(path, change):
             )
 
 
+def _pickled_storage(size):
+    """("storage", FloatStorage, "0", "cpu", size) as a persistent object."""
+    kind = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    return kind + b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + size + b"tQ"
+
+
+HUGE = b"\x8a\x05\x00\x00\x00\x00\x01"  # 2**32
+STORAGE = b"\x80\x02" + _pickled_storage(HUGE) + b"."
+_VIEWED = b"(" + _pickled_storage(b"K\x01") + b"K\x00" + HUGE + b"\x85K\x01\x85\x89NtR."
+VIEW = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + _VIEWED
+ZEROS = b"\x80\x02c__builtin__\nbytearray\n" + HUGE + b"\x85R."
 NESTED = b"\x80\x02}N" + b"\x85" * 300_000 + b"K\x01s."
 
 
@@ -245,6 +256,9 @@ NESTED = b"\x80\x02}N" + b"\x85" * 300_000 + b"K\x01s."
     "change, message",
     [
         (lambda content: [NESTED], "tuples are nested more than 100 deep"),
+        (lambda _: [STORAGE], "a storage of 4294967296 elements, in a file of"),
+        (lambda _: [VIEW], "a tensor of 4294967296 elements, in a storage of 1"),
+        (lambda _: [ZEROS], "bytearray of 4294967296 elements, in a file of"),
         (lambda content: [content, zipfile.ZIP_DEFLATED], "data.pkl is compressed, as torch never does"),
     ],
 )

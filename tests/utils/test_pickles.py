@@ -190,3 +190,27 @@ def test_what_is_no_pickle_is_an_error_of_one_line(load, content):
     with pytest.raises(ValueError) as caught:
         load(content)
     assert str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x05\x8e" + struct.pack("<Q", 2**40),  # bytes
+        b"\x80\x05\x96" + struct.pack("<Q", 2**40),  # a bytearray
+        b"\x80\x04\x95" + struct.pack("<Q", 2**40),  # a frame
+        b"\x80\x04\x8d" + struct.pack("<Q", 2**40),  # text
+    ],
+    ids=["bytes", "bytearray", "frame", "text"],
+)
+def test_a_claimed_length_is_not_allocated(load, content):
+    with pytest.raises(ValueError) as caught:
+        load(content)
+    assert "MemoryError" not in str(caught.value)
+
+
+def test_an_array_of_objects_is_not_larger_than_its_values(load):
+    array = np.array([None, 1], dtype=object)
+    state = array.__reduce__()[2]
+    hostile = Call(*array.__reduce__()[:1], *array.__reduce__()[1], state=(state[0], (2**29,), *state[2:]))
+    with pytest.raises(ValueError, match=r"an array of shape \(536870912,\) with 2 values"):
+        load(hostile)

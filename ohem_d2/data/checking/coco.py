@@ -1,6 +1,5 @@
 """Checks of a split in COCO layout."""
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ...utils.messages import brief
+from ...utils.text_files import read_json
+from ..coco import leads_outside
 from .report import Report, check_image, describe_box, repeated
 
 __all__ = ["check_coco"]
@@ -16,11 +18,16 @@ _LISTS = ("images", "categories", "annotations")
 
 
 def check_coco(
-    report: Report, json_file: str, image_root: str, classes: Sequence[str] | None, progress: bool
+    report: Report,
+    json_file: str,
+    image_root: str,
+    classes: Sequence[str] | None,
+    progress: bool,
+    images_outside: bool = False,
 ) -> None:
     """Check the JSON and the images of a split; one without ``annotations`` is a test set.
 
-    If `classes` is given, the categories must have these names.
+    If `classes` is given, the categories must have these names. `images_outside` is that of `load_coco`.
     """
     content = _load(report, json_file)
     if content is None:
@@ -28,8 +35,10 @@ def check_coco(
     images, categories, annotations = (_entries(report, json_file, content, key) for key in _LISTS)
     _check_ids(report, json_file, {"image": images, "category": categories, "annotation": annotations})
     _check_categories(report, json_file, categories, classes)
+    if not images_outside:
+        _check_inside(report, json_file, images, image_root)
     sizes = _check_images(report, json_file, images, image_root, progress)
-    known = {entry.get("id") for entry in categories}
+    known = {entry["id"] for entry in categories if isinstance(entry.get("id"), (int, str))}
     for annotation in annotations:
         _check_annotation(report, json_file, annotation, sizes, known)
 
@@ -39,10 +48,9 @@ def _load(report: Report, path: str) -> Mapping[str, Any] | None:
         report.add(path, "the annotation file does not exist")
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (ValueError, RecursionError) as error:
-        report.add(path, f"malformed JSON: {error}")
+        content = read_json(path)
+    except ValueError as error:
+        report.add(path, str(error).removeprefix(f"{path}: "))
         return None
     if not isinstance(content, dict) or not all(isinstance(content.get(key, []), list) for key in _LISTS):
         report.add(path, f"not a COCO file: it has to hold the lists {', '.join(_LISTS)}")
@@ -76,10 +84,17 @@ def _check_categories(
 ) -> None:
     by_id = sorted(categories, key=lambda entry: str(entry.get("id")).zfill(20))
     names = [entry.get("name") for entry in by_id]
-    for name in repeated(names):
+    for name in repeated([name for name in names if isinstance(name, str)]):
         report.add(path, f"category name {name!r} comes more than once")
     if classes is not None and names and list(classes) != names:
         report.add(path, f"its categories are not those of the data set: {names!s:.200}")
+
+
+def _check_inside(report: Report, path: str, images: Sequence[Mapping[str, Any]], root: str) -> None:
+    names = [image["file_name"] for image in images if isinstance(image.get("file_name"), str)]
+    for name in names:
+        if leads_outside(os.path.join(root, name), root):
+            report.add(path, f"image {brief(name)} lies outside of {root}")
 
 
 def _check_images(

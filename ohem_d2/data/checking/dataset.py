@@ -40,7 +40,8 @@ def check_dataset(name: str, proposal_file: Paths | None = None, progress: bool 
         check_voc(report, *place, names, labelled, progress)
     elif {"json_file", "image_root"} <= set(metadata):
         classes = metadata.get("thing_classes")
-        check_coco(report, metadata["json_file"], metadata["image_root"], classes, progress)
+        outside = metadata.get("images_outside", False)
+        check_coco(report, metadata["json_file"], metadata["image_root"], classes, progress, outside)
     else:
         raise ValueError(f"data set {name!r} is neither in VOC nor in COCO layout: its files are not known")
     file = proposal_file or metadata.get("proposal_file")

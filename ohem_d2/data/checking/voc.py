@@ -31,7 +31,7 @@ def check_voc(
     if not path.is_file():
         report.add(path, "the split file does not exist")
         return
-    ids = split_ids(path.read_text(errors="replace"))
+    ids = split_ids(path.read_text("utf-8-sig", errors="replace"))
     if not ids:
         report.add(path, "names no image")
     for image_id in repeated(ids):

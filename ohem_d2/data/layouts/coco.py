@@ -1,10 +1,10 @@
 """Reads COCO JSON: COCO's own folders, Roboflow's, and the exports of CVAT and Label Studio."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...utils.text_files import read_json
 from .base import LabelledFolder, LabelledImage, split_of
 from .images import ImageIndex
 
@@ -38,9 +38,9 @@ def _load(folder: Path) -> tuple[dict[Path, Mapping[str, Any]], list[tuple[Path,
     contents, broken = {}, []
     for path in sorted(folder.rglob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            broken.append((path, f"malformed JSON: {error}"))
+            content = read_json(path)
+        except ValueError as error:
+            broken.append((path, str(error).removeprefix(f"{path}: ")))
             continue
         if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in _LISTS):
             contents[path] = content
@@ -76,10 +76,12 @@ def _read(
 
 def _class_names(categories: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, str]:
     """Id, as text -> name, in the order of the ids; without one that only groups the others (Roboflow's)."""
-    used = {annotation.get("category_id") for annotation in annotations}
-    groups = {entry.get("supercategory") for entry in categories}
+    used = {str(annotation.get("category_id")) for annotation in annotations}
+    groups = {str(entry.get("supercategory")) for entry in categories}
     kept = [
-        c for c in categories if c.get("id") in used or c.get("name") not in groups - {c.get("supercategory")}
+        c
+        for c in categories
+        if str(c.get("id")) in used or str(c.get("name")) not in groups - {str(c.get("supercategory"))}
     ]
     kept.sort(key=lambda entry: str(entry.get("id")).zfill(20))
     return {str(entry.get("id")): str(entry.get("name")) for entry in kept}

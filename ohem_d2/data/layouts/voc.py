@@ -64,7 +64,7 @@ def _splits(folder: Path) -> dict[str, str]:
     lists = [path for path in sorted(folder.rglob("*.txt")) if path.stem in _LISTS]
     lists = [path for path in lists if path.parent.name == "Main"] or lists
     for path in sorted(lists, key=lambda path: _LISTS.index(path.stem)):
-        ids = split_ids(path.read_text(errors="replace"))
+        ids = split_ids(path.read_text("utf-8-sig", errors="replace"))
         splits.update(dict.fromkeys(ids, split_of([path.stem]) or path.stem))
     return splits
 

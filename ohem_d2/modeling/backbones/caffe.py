@@ -4,10 +4,12 @@ Only the fields of ``caffe.proto`` with names and weights are described here; pr
 """
 
 import math
-import zipfile
 from collections.abc import Iterator
 
 import numpy as np
+
+from ...utils.messages import brief
+from ...utils.npz import NpzFile
 
 # Layer -> its blobs: the weight, and the bias if it has one.
 Blobs = dict[str, list[np.ndarray]]
@@ -41,9 +43,9 @@ def read_caffemodel(path: str) -> Blobs:
         content = file.read()
     try:
         net.ParseFromString(content)
+        blobs = {name: [_array(name, blob) for blob in found] for name, found in _layers(net) if len(found)}
     except Exception as error:  # DecodeError, whose module differs between versions of the library
         raise ValueError(f"{path} is no .caffemodel, or is truncated: {error}") from None
-    blobs = {name: [_array(path, name, blob) for blob in found] for name, found in _layers(net) if len(found)}
     if not blobs:
         raise ValueError(f"{path} is no .caffemodel, or has no weights: it has no layer with blobs")
     return blobs
@@ -54,18 +56,15 @@ def read_npz(path: str) -> Blobs:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an ``.npz``, or it has other names.
+        ValueError: not an ``.npz``, it has other names, or it unpacks to too much.
     """
     blobs: Blobs = {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for key in sorted(arrays.files):
-                layer, _, index = key.rpartition(".")
-                if not layer or index != str(len(blobs.setdefault(layer, []))):
-                    raise ValueError(f"it has {key!r}; valid: LAYER.0 (weight) and LAYER.1 (bias)")
-                blobs[layer].append(arrays[key])
-    except (ValueError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise ValueError(f"{path} is no .npz of blobs: {error}") from None
+    for key, array in sorted(NpzFile(path), key=lambda item: item[0]):
+        layer, _, index = key.rpartition(".")
+        if not layer or index != str(len(blobs.setdefault(layer, []))) or array.dtype.kind not in "biuf":
+            valid = "LAYER.0 (weight) and LAYER.1 (bias), numbers"
+            raise ValueError(f"{path} is no .npz of blobs: it has {brief(key)}; valid: {valid}")
+        blobs[layer].append(array)
     return blobs
 
 
@@ -101,7 +100,7 @@ def _layers(net) -> Iterator[tuple[str, list]]:
         yield "".join(inner.name[-1:]), [*layer.blobs, *(inner.blobs if inner is not layer else [])]
 
 
-def _array(path: str, layer: str, blob) -> np.ndarray:
+def _array(layer: str, blob) -> np.ndarray:
     values = np.frombuffer(b"".join(blob.data), "<f4")
     if not values.size:
         values = np.frombuffer(b"".join(blob.double_data), "<f8").astype(np.float32)
@@ -109,6 +108,6 @@ def _array(path: str, layer: str, blob) -> np.ndarray:
         shape = tuple(blob.shape[-1].dim)
     else:
         shape = tuple(n[-1] if n else 0 for n in (blob.num, blob.channels, blob.height, blob.width))
-    if values.size != math.prod(shape):
-        raise ValueError(f"{path}: layer {layer!r} has a blob of shape {shape} with {values.size} values")
+    if values.size != math.prod(shape) or min(shape, default=1) < 1:
+        raise ValueError(f"layer {brief(layer)} has a blob of shape {brief(shape)} with {values.size} values")
     return values.reshape(shape)

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...utils.messages import brief
+from ...utils.messages import brief, one_line
 from .base import Entry, Format, RawProposals, require_extra
 
 __all__ = ["COCO_JSON"]
@@ -38,8 +38,7 @@ def _items(path: Path) -> Iterator[Any]:
         try:
             yield from ijson.items(file, "item", use_float=True)
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            message = " ".join(str(error).split())
-            raise ValueError(f"{path}: not a COCO results file: {message:.200}") from error
+            raise ValueError(f"{path}: not a COCO results file: {one_line(error)}") from error
 
 
 def _check_depth(file: BinaryIO, path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ...utils.messages import one_line
 from .base import Entry, Format, RawProposals, equal_scores
 from .hdf5 import read_mat73
 from .mat5 import read_mat5
@@ -49,8 +50,7 @@ def _load(path: Path) -> dict[str, Any]:
     except ImportError:
         raise
     except Exception as error:  # damaged HDF5 raises nearly anything
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: not a readable MATLAB file: {message:.200}") from error
+        raise ValueError(f"{path}: not a readable MATLAB file: {one_line(error)}") from error
     if "boxes" not in variables:
         raise ValueError(f"{path}: not a proposal file: it has no variable 'boxes'")
     return variables

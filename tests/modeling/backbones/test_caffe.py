@@ -1,6 +1,8 @@
 """Reading Caffe's weight files."""
 
 import builtins
+import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -91,8 +93,32 @@ def test_other_names_in_npz_are_an_error(tmp_path, names):
 
 def test_what_is_no_npz_is_an_error(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 and so on")
-    with pytest.raises(ValueError, match="a.npz is no .npz of blobs"):
+    with pytest.raises(ValueError, match="a.npz: not an npz file"):
         read_npz(str(tmp_path / "a.npz"))
     np.save(tmp_path / "b.npy", np.zeros(3))
-    with pytest.raises(ValueError, match="b.npy is no .npz of blobs"):
+    with pytest.raises(ValueError, match="b.npy: not an npz file"):
         read_npz(str(tmp_path / "b.npy"))
+
+
+@pytest.mark.parametrize("dims", [[-1, -3], [0, 2**62], [2**40]])
+def test_impossible_shapes_are_refused(tmp_path, dims):
+    net = net_parameter()
+    net.layer.add(name="conv1").blobs.add(data=[1.0, 2.0, 3.0]).shape.dim.extend(dims)
+    (tmp_path / "a.caffemodel").write_bytes(net.SerializeToString())
+    with pytest.raises(ValueError, match="a.caffemodel .*layer 'conv1' has a blob of shape"):
+        read_caffemodel(str(tmp_path / "a.caffemodel"))
+
+
+def test_an_array_of_a_huge_claimed_shape_is_not_allocated(tmp_path):
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("conv1.0.npy", array.getvalue())
+    with pytest.raises(ValueError, match=r"a.npz: array 'conv1.0.npy' is damaged"):
+        read_npz(str(tmp_path / "a.npz"))
+
+
+def test_an_array_of_many_packed_zeros_is_not_unpacked(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", **{"conv1.0": np.zeros(2**25, np.float32)})
+    with pytest.raises(ValueError, match="would unpack to .*: refused"):
+        read_npz(str(tmp_path / "a.npz"))
