@@ -2,11 +2,12 @@
 
 import difflib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-__all__ = ["category_ids", "class_names", "require_registered"]
+__all__ = ["category_ids", "class_names", "first_class_names", "is_background", "require_registered"]
 
 
 def require_registered(name: str) -> None:
@@ -16,6 +17,11 @@ def require_registered(name: str) -> None:
     near = ", ".join(difflib.get_close_matches(name, DatasetCatalog.list()))
     hint = f"did you mean {near}?" if near else "data sets of your own are registered by a catalogue"
     raise ValueError(f"data set {name!r} is not registered; {hint}")
+
+
+def is_background(name: str) -> bool:
+    """Whether a registered data set is one of images without objects, by its metadata ``is_background``."""
+    return bool(MetadataCatalog.get(name).get("is_background", False))
 
 
 def class_names(name: str) -> list[str] | None:
@@ -29,6 +35,11 @@ def class_names(name: str) -> list[str] | None:
     metadata = MetadataCatalog.get(name)
     names = metadata.get("thing_classes") or getattr(DatasetCatalog[name], "classes", ())
     return list(names) or [category["name"] for category in _coco_categories(metadata)] or None
+
+
+def first_class_names(names: Sequence[str]) -> list[str]:
+    """Those of the first of several registered data sets that tells its classes; [] if none does."""
+    return next(filter(None, map(class_names, names)), [])
 
 
 def category_ids(name: str) -> dict[int, int] | None:

@@ -1,13 +1,27 @@
-"""Reading the size of an image from its header."""
+"""Finding images in a folder, and reading the size of an image from its header."""
 
+import os
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["read_image_size"]
+__all__ = ["IMAGE_EXTENSIONS", "find_images", "read_image_size"]
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # The EXIF tag of the orientation, and its values that swap width and height.
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """The images below a folder, in a fixed order; what is hidden is left out."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith("."):
+                found.append(Path(parent, name))
+    return found
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:

@@ -172,7 +172,7 @@ def test_missing_files_matter_only_to_who_loads_them(write, make_voc):
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("format: voc", "format: yolo", "format must be voc or coco, not 'yolo'"),
+        ("format: voc", "format: yolo", "format must be one of voc, coco, images, not 'yolo'"),
         ("classes:", "clases:", "unknown key 'clases'; keys of format voc: format, root, splits, classes,"),
         ("  classes: [cat, dog]\n", "", "key 'classes' is missing; format voc needs format, root, splits,"),
         ("[cat, dog]", "[yes, dog]", r"classes must be a list of distinct strings.*not \[True, 'dog'\]"),
