@@ -44,7 +44,10 @@ def load_dataset_dicts(
     dicts: list[dict[str, Any]] = []
     if labelled:
         options = {"filter_empty": False, "min_keypoints": min_keypoints, **kwargs}
-        dicts = with_valid_boxes(get_detection_dataset_dicts(labelled, **options), ", ".join(labelled))
+        found = get_detection_dataset_dicts(labelled, **options)
+        if not isinstance(found, list):  # map-style data sets, joined
+            return found
+        dicts = with_valid_boxes(found, ", ".join(labelled))
     if filter_empty:
         dicts = _with_objects(dicts, ", ".join(labelled))
     background = [record for name in names if is_background(name) for record in DatasetCatalog.get(name)]
