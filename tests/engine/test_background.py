@@ -2,16 +2,19 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from PIL import Image
 
 from ohem_d2.data import build_labelled_loader, build_train_loader, read_proposals, write_proposals
 from ohem_d2.data.registered import first_class_names
-from ohem_d2.engine import LazyTrainer, OHEMTrainer, load_config, load_lazy_config
+from ohem_d2.engine import LazyTrainer, OHEMTrainer, detector, load_config, load_lazy_config
+from ohem_d2.engine.classic_mining import grow_active_set
 from ohem_d2.evaluation import build_evaluator
 
 from ..toy import toy_options, write_toy, write_voc
@@ -164,6 +167,31 @@ def test_classes_are_those_of_the_labelled_sets(make_cfg):
     cfg = make_cfg(["street", "toy_wide"], "MODEL.ROI_HEADS.NUM_CLASSES", "-1")
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
     assert first_class_names(cfg.DATASETS.TRAIN) == ["cat", "dog"] and first_class_names(["street"]) == []
+
+
+def test_labelled_sets_beside_it_must_have_the_same_classes(make_cfg, folder):
+    text = (folder / "catalog.yaml").read_text().replace("toy:", "farm:").replace("[cat, dog]", "[dog, cat]")
+    (folder / "farm.yaml").write_text(text.splitlines()[0] + "\n" + text.splitlines()[1])
+    catalogs = ["DATASETS.CATALOG", f"('{folder}/catalog.yaml', '{folder}/farm.yaml')"]
+    with pytest.raises(ValueError, match="thing_classes"):
+        build_train_loader(make_cfg(["street", "toy_wide", "farm_tall"], *catalogs))
+
+
+def test_detections_have_the_classes_of_a_labelled_set(make_cfg):
+    make_cfg(["toy_wide"])  # registers the data sets
+    found = detector._detections(SimpleNamespace(num_classes=2), ["street", "toy_wide"])
+    assert found.class_names == ["cat", "dog"]
+
+
+def test_classic_mining_collects_false_positives_of_background(make_cfg):
+    cfg = make_cfg(["street", "toy_wide"])
+    proposals = read_proposals(cfg.DATASETS.CATALOG[0].replace("catalog.yaml", "street.safetensors"))
+    loader = build_labelled_loader(cfg, "street", 9)
+    images = list(grow_active_set(build_model(cfg), loader, proposals, None, min_score=0.0, num_random=4))
+    # With a limit of 0 every RoI is a false positive, since no background is scored 0 by random weights.
+    assert [(i.image_id, i.num_false_positives, len(i.boxes)) for i in images] == [
+        (n, 30, 30) for n in STREET
+    ]
 
 
 def test_difficult_objects_are_dropped_of_the_labelled_sets_beside_it(make_cfg):
