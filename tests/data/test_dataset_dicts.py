@@ -70,6 +70,11 @@ def test_background_is_kept_and_comes_last_whatever_is_left_out_of_the_others(pe
     assert ids("street") == ["s", "t"]
 
 
+def test_images_that_know_of_no_annotations_are_not_left_out():
+    DatasetCatalog.register("raw", lambda: [{"file_name": "a.jpg", "image_id": "a"}])
+    assert ids("raw") == ["a"]
+
+
 def test_labelled_sets_beside_background_must_have_the_same_classes(pets, register):
     register("street", {"s": []}, is_background=True)
     register("farm", {"f": [box(0, 0, 9, 9)]}, thing_classes=["cow"])
