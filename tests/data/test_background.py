@@ -23,6 +23,13 @@ def test_all_images_below_a_folder_are_read_with_their_size_and_no_annotation(tm
     ]
 
 
+def test_the_order_is_that_of_the_names_not_of_the_disk(tmp_path):
+    names = [f"{folder}/{image}.jpg" for folder in "dbeac" for image in "zxy"]
+    for name in names:
+        save(tmp_path / name)
+    assert [record["image_id"] for record in load_background(tmp_path)] == sorted(names)
+
+
 def test_the_size_is_that_of_the_turned_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
