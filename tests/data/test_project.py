@@ -85,6 +85,17 @@ def test_images_without_objects_are_trained_on_in_every_layout(layout, tmp_path)
     assert not load_config(str(tmp_path / "p/config.yaml")).DATALOADER.FILTER_EMPTY_ANNOTATIONS
 
 
+def test_an_image_of_crowds_alone_counts_as_one_without_objects(tmp_path):
+    LAYOUTS["coco"](tmp_path / "pets")
+    file = tmp_path / "pets/annotations/instances_train2017.json"
+    content = json.loads(file.read_text())
+    (of_d,) = (a for a in content["annotations"] if a["image_id"] == SPLITS["train"].index("d"))
+    of_d["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    project = make_project(tmp_path / "pets", tmp_path / "p", CONFIGS)
+    assert "1 training images have no object and are trained on as background." in project.summary
+
+
 def test_where_all_images_have_objects_the_configs_do_not_speak_of_them(tmp_path):
     LAYOUTS["voc"](tmp_path / "pets")
     project = make_project(tmp_path / "pets", tmp_path / "p", CONFIGS)

@@ -95,9 +95,9 @@ def axis_of(monkeypatch):
 
 
 def test_a_bar_is_as_high_as_the_mean_of_the_runs_and_a_line_goes_from_the_lowest_to_the_highest(axis_of):
-    bars = {"one": np.array([[5.0, 7.0]]), "two": np.array([[1.0, 2.0], [3.0, 8.0]])}
+    bars = {"one": np.array([[5.0, 7.0]]), "two": np.array([[1.0, 2.0], [3.0, 8.0], [2.0, 2.0]])}
     axis = axis_of(draw_bars, ["left", "right"], bars, "AP")
-    assert [bar.get_height() for bar in axis.patches] == [5, 7, 2, 5]
+    assert [bar.get_height() for bar in axis.patches] == [5, 7, 2, 4]
     # Two bars, 0.8 wide together, around each of the places 0 and 1.
     middles = [bar.get_x() + bar.get_width() / 2 for bar in axis.patches]
     assert middles == pytest.approx([-0.2, 0.8, 0.2, 1.2])
