@@ -5,7 +5,8 @@
 
 It writes JPEGImages, Annotations, ImageSets/Main/{train,test}.txt, proposals/{train,test}.safetensors, and
 catalog.yaml, which registers the splits as demo_train and demo_test, or crowds_train and crowds_test with
---crowds; with --wrong-labels also wrong_labels.json. The same parameters give the same data.
+--crowds; with --wrong-labels also wrong_labels.json, with --background also the folder background, registered
+as demo_background (crowds_background). The same parameters give the same data.
 """
 
 import argparse
@@ -23,7 +24,9 @@ import numpy as np
 import yaml
 
 from ohem_d2.data import load_voc
+from ohem_d2.data.background import load_background
 from ohem_d2.data.drawing import (
+    BACKGROUND,
     CLASS_NAMES,
     CROWD,
     DRAWING_VERSION,
@@ -41,7 +44,7 @@ JPEG_QUALITY = 92
 STAMP = "demo.json"  # has the parameters; a folder without it is never replaced
 SPLITS = ("train", "test")
 # Parameters that are in the stamp only where they differ from their default.
-OPTIONAL = ("crowds", "objects", "look_alike", "drop", "wrong_labels")
+OPTIONAL = ("crowds", "objects", "look_alike", "drop", "wrong_labels", "distractors", "background")
 MAX_DROPPED = 0.99  # of a class: some image must have an object
 
 
@@ -55,6 +58,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test", type=int, default=80, help="number of test images; default: 80")
     parser.add_argument("--objects", type=int, nargs=2, default=[2, 5], metavar=("MIN", "MAX"),
                         help="objects of an image; fewer where one finds no place; default: 2 5")  # fmt: skip
+    parser.add_argument("--distractors", type=int, nargs=2, default=[1, 3], metavar=("MIN", "MAX"),
+                        help="shapes of no class in a training image; default: 1 3")  # fmt: skip
+    parser.add_argument("--background", type=int, nargs=2, default=[0, 0], metavar=("TRAIN", "TEST"),
+                        help="images without objects, of shapes of no class alone: TRAIN in a folder of "
+                        "their own, without annotations, and TEST among the test images; default: 0 0"
+                        )  # fmt: skip
     parser.add_argument("--look-alike", type=share_up_to(1.0), default=0.0, metavar="LEVEL",
                         help="how far the hues of the classes overlap: 0, not at all; 1, only shapes tell "
                         "classes apart; default: 0")  # fmt: skip
@@ -113,8 +122,12 @@ def prepare_demo(output: Path, parameters: dict, workers: int | None, overwrite:
         (partial / folder).mkdir(parents=True)
     for split in SPLITS:
         draw_split(partial, split, parameters)
+    number = parameters.get("background", (0, 0))[0]
+    if number:
+        (partial / "background").mkdir()
+        draw_images(partial / "background", "background", number, parameters["seed"], BACKGROUND)
     search_splits(partial, workers)
-    write_catalog(partial / "catalog.yaml", [CROWD] if "crowds" in parameters else [])
+    write_catalog(partial, [CROWD] if "crowds" in parameters else [])
     (partial / STAMP).write_text(json.dumps(parameters) + "\n")
     if output.exists():
         shutil.rmtree(output)
@@ -143,11 +156,16 @@ def draw_split(root: Path, split: str, parameters: dict) -> None:
     is_train = split == "train"
     contents = Contents(
         tuple(parameters.get("objects", Contents.objects)),
+        tuple(parameters.get("distractors", Contents.distractors)) if is_train else Contents.distractors,
         parameters.get("look_alike", 0.0),
         parameters.get("drop", {}) if is_train else {},
     )
+    images, seed = root / "JPEGImages", parameters["seed"]
     crowds = parameters.get("crowds", 0.0) if is_train else 0.0
-    labels = draw_images(root, split, parameters[split], parameters["seed"], contents, crowds)
+    labels = draw_images(images, split, parameters[split], seed, contents, crowds)
+    if not is_train:
+        number = parameters.get("background", (0, 0))[1]
+        labels |= draw_images(images, f"{split}_background", number, seed, BACKGROUND)
     if is_train and "wrong_labels" in parameters:
         rng = np.random.default_rng([parameters["seed"], *b"wrong labels"])
         sizes = dict.fromkeys(labels, IMAGE_SIZE)
@@ -161,9 +179,9 @@ def draw_split(root: Path, split: str, parameters: dict) -> None:
 
 
 def draw_images(
-    root: Path, split: str, count: int, seed: int, contents: Contents, crowds: float
+    folder: Path, split: str, count: int, seed: int, contents: Contents, crowds: float = 0.0
 ) -> dict[str, list[LabelledBox]]:
-    """Draw images, and return the objects of each by its id.
+    """Draw images into a folder, and return the objects of each by its id.
 
     An image without a crowd depends on the seed, its split, its number and the contents alone.
     """
@@ -173,7 +191,7 @@ def draw_images(
         rng = np.random.default_rng([seed, number, *split.encode()])
         image = draw_demo_image(rng, contents, has_crowd)
         image_id = f"{split}_{number:05d}"
-        path = root / "JPEGImages" / f"{image_id}.jpg"
+        path = folder / f"{image_id}.jpg"
         if not cv2.imwrite(str(path), image.pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
             raise OSError(f"cannot write {path}")
         objects[image_id] = image.objects
@@ -181,16 +199,20 @@ def draw_images(
 
 
 def search_splits(root: Path, workers: int | None) -> None:
-    """Compute and write the proposals of each split."""
+    """Compute and write the proposals of each split, and of the background if there is any."""
     records = {split: load_voc(root, split, CLASS_NAMES, [CROWD]) for split in SPLITS}
-    proposals = generate_selective_search([record for split in SPLITS for record in records[split]], workers)
-    for split in SPLITS:
-        of_split = {record["image_id"]: proposals[record["image_id"]] for record in records[split]}
-        write_proposals(root / "proposals" / f"{split}.safetensors", of_split)
-        print(f"{split}: {summarize_proposals(records[split], of_split)}")
+    if (root / "background").is_dir():
+        records["background"] = load_background(root / "background")
+    proposals = generate_selective_search(
+        [record for of_split in records.values() for record in of_split], workers
+    )
+    for split, of_split in records.items():
+        found = {record["image_id"]: proposals[record["image_id"]] for record in of_split}
+        write_proposals(root / "proposals" / f"{split}.safetensors", found)
+        print(f"{split}: {summarize_proposals(of_split, found)}")
 
 
-def write_catalog(path: Path, ignore: list[str]) -> None:
+def write_catalog(root: Path, ignore: list[str]) -> None:
     name = "crowds" if ignore else "demo"
     entry = {
         "format": "voc",
@@ -201,7 +223,11 @@ def write_catalog(path: Path, ignore: list[str]) -> None:
         "proposals": "./proposals/{split}.safetensors",
         **({"ignore": ignore} if ignore else {}),
     }
-    path.write_text(yaml.safe_dump({name: entry}, sort_keys=False))
+    entries = {name: entry}
+    if (root / "background").is_dir():
+        proposals = "./proposals/background.safetensors"
+        entries[f"{name}_background"] = {"format": "images", "root": "./background", "proposals": proposals}
+    (root / "catalog.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -212,6 +238,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--train and --test must be at least 1, --seed at least 0")
     if not 1 <= args.objects[0] <= args.objects[1]:
         parser.error("--objects must be at least 1, the first at most the second")
+    if not 0 <= args.distractors[0] <= args.distractors[1]:
+        parser.error("--distractors must be at least 0, the first at most the second")
+    if min(args.background) < 0:
+        parser.error("--background must be at least 0")
     if sum(args.wrong_labels.values()) > 1:
         parser.error("the shares of --wrong-labels must not exceed 1 together")
     parameters = {"seed": args.seed, "train": args.train, "test": args.test, "drawing": DRAWING_VERSION}

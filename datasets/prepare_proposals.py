@@ -28,7 +28,7 @@ import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps o
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ohem_d2.data import register_catalog
-from ohem_d2.data.registered import require_registered
+from ohem_d2.data.registered import first_class_names, require_registered
 from ohem_d2.engine import load_config
 from ohem_d2.proposals import read_proposals, summarize_proposals
 from ohem_d2.proposals.box_targets import format_targets, measure_targets
@@ -188,7 +188,7 @@ def add_targets(commands) -> None:
 
 def run_targets(args: argparse.Namespace) -> None:
     records = load_datasets(args.dataset, args.catalog)
-    classes = MetadataCatalog.get(args.dataset[0]).thing_classes
+    classes = first_class_names(args.dataset)
     print(format_targets(measure_targets(records, read_proposals(args.file), classes)))
 
 

@@ -23,7 +23,7 @@ from detectron2.data import DatasetCatalog
 
 from ohem_d2.comparison.run_folder import RunArm, RunFolder, differing_lines, group_runs, read_run
 from ohem_d2.data import register_catalog
-from ohem_d2.data.registered import class_names
+from ohem_d2.data.registered import first_class_names
 from ohem_d2.evaluation.errors import KINDS, RECALLS, confusion, count, find_errors, precision_at_recalls
 from ohem_d2.evaluation.examples import (
     hardest_images,
@@ -86,8 +86,8 @@ def _mined_classes(run: RunFolder) -> dict:
     if not list(run.path.glob("mined/*.safetensors")):
         return {}
     _register([run])
-    train = run.config.get("DATASETS.TRAIN") or [""]
-    names = class_names(train[0]) if train[0] in DatasetCatalog else None
+    train = run.config.get("DATASETS.TRAIN", ())
+    names = first_class_names([name for name in train if name in DatasetCatalog])
     names = names or [str(label) for label in range(run.config.get("MODEL.ROI_HEADS.NUM_CLASSES", 0))]
     return page.class_shares(read_mined(run.path), names)
 

@@ -26,7 +26,6 @@ import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps o
 # isort: split
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Instances
@@ -34,6 +33,7 @@ from PIL import Image
 
 from ohem_d2.config import OHEMOptions
 from ohem_d2.data import build_labelled_loader
+from ohem_d2.data.registered import first_class_names
 from ohem_d2.engine import load_config
 from ohem_d2.modeling import inspect_candidates
 from ohem_d2.modeling.inspection import dropped_duplicates, mine_inspected, sample_at_random
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
         if not isinstance(model, GeneralizedRCNN):
             raise ValueError(f"{cfg.MODEL.META_ARCHITECTURE} has no RoIs to draw; valid: a GeneralizedRCNN")
         load_trained(model, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
-        names = MetadataCatalog.get(args.dataset).thing_classes
+        names = first_class_names([args.dataset, *cfg.DATASETS.TRAIN])
         labels = [*names, "background"]
         legend = dict(zip(labels, class_colours(range(len(labels)), len(names))))
         rows: list[Row] = []

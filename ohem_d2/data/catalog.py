@@ -17,6 +17,10 @@ A catalogue maps names to entries::
                                      # {name} is bccd_train. Several stores: a pattern with * or ?, or a list
       ignore: [crowd, occluded]      # optional: what marks an object as ignore region. A key of its
                                      # annotation that is 1 (a tag in XML); voc: also the name of a class
+    street:
+      format: images                 # images without objects, to train on beside labelled ones: registers
+      root: street                   # street, all images below this folder
+      proposals: proposals/{name}.safetensors           # optional, as above
 
 Environment variables in paths are expanded. A ``root`` that begins with "." ("./x", "..", ".") is relative
 to the catalogue's folder. Any other relative one is looked up under ``$DETECTRON2_DATASETS`` (default

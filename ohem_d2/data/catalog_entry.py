@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.messages import brief
+from .background import load_background
 from .coco import load_coco
 from .voc import VOCFolders, load_voc
 
@@ -73,7 +74,23 @@ class COCODataset:
         return {**files, "evaluator_type": "coco", "images_outside": self.images_outside}
 
 
-Dataset = VOCDataset | COCODataset
+@dataclass(frozen=True)
+class BackgroundDataset:
+    """A registered folder of images without objects; calling it loads the dataset dicts."""
+
+    name: str
+    root: str
+    proposal_file: "ProposalFiles"
+
+    def __call__(self) -> list[dict[str, Any]]:
+        _require_root(self.name, self.root)
+        return load_background(self.root)
+
+    def metadata(self) -> dict[str, Any]:
+        return {"image_root": self.root, "is_background": True}
+
+
+Dataset = VOCDataset | COCODataset | BackgroundDataset
 
 
 class Entry:
@@ -82,10 +99,12 @@ class Entry:
     REQUIRED = {
         "voc": ("format", "root", "splits", "classes"),
         "coco": ("format", "root", "splits", "annotations"),
+        "images": ("format", "root"),
     }
     OPTIONAL = {
         "voc": ("year", *(field.name for field in fields(VOCFolders)), "proposals", "ignore"),
         "coco": ("classes", "images", "images_outside", "proposals", "ignore"),
+        "images": ("proposals",),
     }
 
     def __init__(self, path: Path, name: Any, values: Any) -> None:
@@ -93,8 +112,8 @@ class Entry:
         if not isinstance(name, str) or not isinstance(values, dict):
             raise self.error("an entry is a name with a mapping of keys")
         self.format = values.get("format")
-        if self.format not in ("voc", "coco"):
-            raise self.error(f"format must be voc or coco, not {brief(self.format)}")
+        if self.format not in list(self.REQUIRED):
+            raise self.error(f"format must be one of {', '.join(self.REQUIRED)}, not {brief(self.format)}")
         required, valid = self.REQUIRED[self.format], self.REQUIRED[self.format] + self.OPTIONAL[self.format]
         unknown = [key for key in values if key not in valid]
         if unknown:
@@ -110,10 +129,12 @@ class Entry:
         return ValueError(f"{self.path}, entry {brief(self.name)}: {message}")
 
     def datasets(self) -> list[Dataset]:
-        """The data sets of the entry, one per split."""
+        """The data sets of the entry: one per split, or one of the entry's name where there are no splits."""
         root, base = self.root()
-        make = self.voc if self.format == "voc" else self.coco
-        splits = {f"{self.name}_{suffix}": split for suffix, split in self.splits().items()}
+        make = {"voc": self.voc, "coco": self.coco, "images": self.background}[self.format]
+        splits = {self.name: self.name}
+        if "splits" in self.values:
+            splits = {f"{self.name}_{suffix}": split for suffix, split in self.splits().items()}
         files = self.proposal_files(root, base, splits)
         return [make(name, str(root), split, files[name]) for name, split in splits.items()]
 
@@ -137,6 +158,9 @@ class Entry:
         return COCODataset(
             name, root, json_file, image_root, self.classes(), proposals, self.ignore(), outside
         )
+
+    def background(self, name: str, root: str, split: str, proposals: ProposalFiles) -> BackgroundDataset:
+        return BackgroundDataset(name, root, proposals)
 
     def splits(self) -> dict[str, str]:
         """Suffix of the registered name -> name of the split."""

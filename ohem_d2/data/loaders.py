@@ -16,7 +16,6 @@ from detectron2.data import (
     DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
-    get_detection_dataset_dicts,
 )
 from detectron2.data.build import _train_loader_from_config
 from detectron2.data.detection_utils import build_augmentation, check_metadata_consistency
@@ -27,12 +26,12 @@ from ..config import DatasetOptions
 from ..proposals import Proposals, read_proposals
 from ..proposals.reading import Paths, name_paths
 from ..proposals.recall import ground_truth_boxes, summarize_proposals
-from ..utils.messages import name_some, one_line, other_form
+from ..utils.messages import name_some, other_form
 from ..utils.seeding import seed_generators
-from .boxes import with_valid_boxes
+from .dataset_dicts import load_dataset_dicts, require_objects
 from .difficult import training_config
 from .regions import RegionDatasetMapper
-from .registered import annotation_file, require_registered
+from .registered import is_background, require_registered
 from .resumable import ResumableLoader
 
 __all__ = [
@@ -100,7 +99,8 @@ def build_train_loader(cfg: CfgNode) -> ResumableLoader:
     ``proposal_file`` of each data set's metadata. In place of a file there can be a pattern or a list, as
     for `read_proposals`. The log gives the number of boxes and their recall.
     ``DATASETS.VOC_DIFFICULT`` and ``MODEL.IGNORE_REGIONS.ENABLED`` apply. Boxes without area or outside their
-    image are dropped, those that reach beyond it are clipped, with a warning.
+    image are dropped, those that reach beyond it are clipped, with a warning. Of images without objects,
+    `load_dataset_dicts` says which are trained on.
 
     Raises:
         FileNotFoundError: a proposal file does not exist.
@@ -112,11 +112,11 @@ def build_train_loader(cfg: CfgNode) -> ResumableLoader:
     min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     options = {"filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, "min_keypoints": min_keypoints}
     if not cfg.MODEL.LOAD_PROPOSALS:
-        mapper, dicts = RegionDatasetMapper(cfg, is_train=True), _labelled_dicts(names, **options)
-        _require_objects(dicts, names)
+        mapper, dicts = RegionDatasetMapper(cfg, is_train=True), load_dataset_dicts(names, **options)
+        require_objects(dicts, names)
         return _resumable(cfg, mapper=mapper, dataset=dicts)
     dicts, proposals = _load_datasets(names, training_proposals(cfg), _may_miss(cfg), **options)
-    _require_objects(dicts, names)
+    require_objects(dicts, names)
     mapper = ProposalDatasetMapper(cfg, is_train=True, proposals=proposals, fill=_fill(cfg))
     return _resumable(_without_proposals(cfg), mapper=mapper, dataset=dicts)
 
@@ -198,7 +198,7 @@ def build_labelled_loader(
         options = {"augmentations": augmentations, "proposals": proposals, "fill": _fill(cfg)}
         mapper = ProposalDatasetMapper(cfg, is_train=True, **options)
     else:
-        dicts = _labelled_dicts(names, filter_empty=False)
+        dicts = load_dataset_dicts(names, filter_empty=False)
         mapper = RegionDatasetMapper(cfg, is_train=True, augmentations=augmentations)
     chosen = spread_evenly(dicts, num_images) if spread else dicts[:num_images]
     if image_ids is not None:
@@ -219,26 +219,6 @@ def _of_ids(dicts: list[dict[str, Any]], image_ids: Sequence[str], name: str) ->
         hint = other_form(unknown[0], by_id)
         raise ValueError(f"{len(unknown)} images are not in {name}: {name_some(unknown)}{hint}")
     return [by_id[image_id] for image_id in image_ids]
-
-
-def _labelled_dicts(names: Sequence[str], **kwargs: Any) -> list[dict[str, Any]]:
-    """Detectron2's ``get_detection_dataset_dicts`` with boxes that can be trained on."""
-    try:
-        dicts = get_detection_dataset_dicts(list(names), **kwargs)
-    except AssertionError as error:  # nothing is left, or a category is unknown
-        raise ValueError(f"{_name_files(names)}: {one_line(error)}") from None
-    return with_valid_boxes(dicts, ", ".join(names))
-
-
-def _name_files(names: Sequence[str]) -> str:
-    return ", ".join(f"data set {name!r} ({annotation_file(name)})" for name in names)
-
-
-def _require_objects(dicts: list[dict[str, Any]], names: Sequence[str]) -> None:
-    """Raise ValueError unless some image has an object that can be trained on."""
-    annotations = (annotation for record in dicts for annotation in record.get("annotations", ()))
-    if all(annotation.get("iscrowd", 0) for annotation in annotations):
-        raise ValueError(f"{_name_files(names)}: none of {len(dicts)} images has an object to train on")
 
 
 def _without_proposals(cfg: CfgNode) -> CfgNode:
@@ -275,14 +255,15 @@ def _load_datasets(
     all_dicts, all_proposals = [], []
     for source, (name, path) in enumerate(zip(names, files)):
         proposals, file = read_proposals(path), name_paths(path)
-        dicts = _labelled_dicts([name], **kwargs)
+        dicts = load_dataset_dicts([name], **kwargs)
         _check_coverage(dicts, proposals, name, file, may_miss)
         if comm.is_main_process():
             _log_statistics(dicts, proposals, name, file)
         all_dicts += [{**record, SOURCE_KEY: source} for record in dicts]
         all_proposals.append(proposals)
-    if all(MetadataCatalog.get(name).get("thing_classes") for name in names):
-        check_metadata_consistency("thing_classes", names)
+    labelled = [name for name in names if not is_background(name)]
+    if all(MetadataCatalog.get(name).get("thing_classes") for name in labelled):
+        check_metadata_consistency("thing_classes", labelled)
     return all_dicts, all_proposals
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from ..utils.messages import brief
 from .voc import VOCFolders
 
-__all__ = ["annotation_file", "category_ids", "class_names", "require_images", "require_registered"]
+__all__ = [
+    *("annotation_file", "category_ids", "class_names", "first_class_names", "is_background"),
+    *("require_images", "require_registered"),
+]
 
 
 def require_registered(name: str) -> None:
@@ -39,6 +43,11 @@ def require_images(name: str) -> None:
         raise ValueError(f"data set {name!r} has no images: {annotation_file(name)}")
 
 
+def is_background(name: str) -> bool:
+    """Whether a registered data set is one of images without objects, by its metadata ``is_background``."""
+    return bool(MetadataCatalog.get(name).get("is_background", False))
+
+
 def class_names(name: str) -> list[str] | None:
     """Names of the classes of a registered data set, in the order of their labels.
 
@@ -50,6 +59,11 @@ def class_names(name: str) -> list[str] | None:
     metadata = MetadataCatalog.get(name)
     names = metadata.get("thing_classes") or getattr(DatasetCatalog[name], "classes", ())
     return list(names) or [category["name"] for category in _coco_categories(metadata)] or None
+
+
+def first_class_names(names: Sequence[str]) -> list[str]:
+    """Those of the first of several registered data sets that tells its classes; [] if none does."""
+    return next(filter(None, map(class_names, names)), [])
 
 
 def category_ids(name: str) -> dict[int, int] | None:

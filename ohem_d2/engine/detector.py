@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 from torch import nn
 
 from ..data import build_test_mapper
-from ..data.registered import category_ids, class_names
+from ..data.registered import category_ids, class_names, is_background
 from ..evaluation import Detections, Detector, build_test_model
 from ..utils.checkpoint import CheckedCheckpointer
 from ..utils.messages import name_some
@@ -71,6 +71,7 @@ def _load_weights(model: nn.Module, key: str, path: str) -> None:
 def _detections(model: nn.Module, datasets: Sequence[str]) -> Detections:
     """Without classes of their own, they are numbers."""
     num_classes = getattr(getattr(model, "roi_heads", model), "num_classes", 0)
+    datasets = [name for name in datasets if not is_background(name)]
     names = class_names(datasets[0]) if datasets else None
     if names is None:
         return Detections([str(index) for index in range(num_classes)])

@@ -1,14 +1,19 @@
 """Training from Detectron2's Python configs (LazyConfig)."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
@@ -20,8 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 
 from ..data import ResumableLoader
+from ..data.dataset_dicts import load_dataset_dicts
 from ..data.loaders import spread_evenly
-from ..data.registered import class_names
+from ..data.registered import first_class_names
 from ..evaluation import RCNNWithTTA
 from ..evaluation.predictions import thresholds
 from ..modeling import OHEMMixin
@@ -44,6 +50,13 @@ def _resumable_loader(dataset: Any, **kwargs: Any) -> Iterable:
     if isinstance(dataset, IterableDataset):
         return build_detection_train_loader(dataset, **kwargs)
     return ResumableLoader(dataset, **kwargs)
+
+
+def _replace_target(node: Any, target: Callable, replacement: Callable) -> None:
+    """Let a node that calls `target` call `replacement` (in place)."""
+    found = node.get("_target_") if isinstance(node, DictConfig) else None
+    if (locate(found) if isinstance(found, str) else found) is target:
+        node._target_ = replacement
 
 
 def _test_loader_node(cfg: DictConfig) -> DictConfig:
@@ -111,10 +124,13 @@ class LazyTrainer(BaseTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: DictConfig) -> Iterable:
-        """``dataloader.train``; what it calls Detectron2's loader for is built as a `ResumableLoader`."""
-        target = cfg.dataloader.train.get("_target_")
-        if (locate(target) if isinstance(target, str) else target) is build_detection_train_loader:
-            cfg.dataloader.train._target_ = _resumable_loader
+        """``dataloader.train``, as YAML configs have it.
+
+        What it calls Detectron2's functions for is built as a `ResumableLoader`, of `load_dataset_dicts`.
+        """
+        node = cfg.dataloader.train
+        _replace_target(node, build_detection_train_loader, _resumable_loader)
+        _replace_target(node.get("dataset"), get_detection_dataset_dicts, load_dataset_dicts)
         return build(cfg, "dataloader.train")
 
     @classmethod
@@ -168,9 +184,9 @@ class LazyTrainer(BaseTrainer):
         options = getattr(getattr(model, "roi_heads", None), "ohem", None)
         if options is not None and options.vis_period > 0:
             names = self.cfg.dataloader.train.dataset.get("names", ())
-            known = [class_names(name) for name in ([names] if isinstance(names, str) else names)]
+            known = first_class_names([names] if isinstance(names, str) else names)
             build_loader = partial(_build_labelled_loader, self.cfg, NUM_IMAGES)
-            observers.append(MinedPictures(options, next(filter(None, known), ()), build_loader))
+            observers.append(MinedPictures(options, known, build_loader))
         return observers
 
     def _build_roi_loss_loader(self) -> Iterable[list[dict]]:

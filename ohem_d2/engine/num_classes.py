@@ -7,7 +7,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
 from omegaconf import DictConfig, OmegaConf
 
-from ..data.registered import class_names, require_registered
+from ..data.registered import class_names, is_background, require_registered
 from ..utils.messages import name_some
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,11 @@ def fit_num_classes(cfg: CfgNode) -> None:
     default stays.
 
     Raises:
-        ValueError: a data set is not registered, or has another number of classes than the model.
+        ValueError: a data set is not registered, or has another number of classes than the model; or there is
+            nothing to train on but background.
     """
     classes = _classes_of([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    _require_labelled("DATASETS.TRAIN", cfg.DATASETS.TRAIN)
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     for base, section in _SECTIONS.items():
         node, default = cfg.MODEL[section], get_cfg().MODEL[section].NUM_CLASSES
@@ -53,6 +55,7 @@ def fit_lazy_num_classes(cfg: DictConfig) -> None:
         ValueError: see `fit_num_classes`; or a number is not set, and no data set tells it.
     """
     classes = _classes_of([name for part in ("train", "test") for name in _lazy_names(cfg, part)])
+    _require_labelled("dataloader.train.dataset.names", _lazy_names(cfg, "train"))
     for section in _LAZY_SECTIONS:
         node, key = OmegaConf.select(cfg, section), f"{section}.num_classes"
         if not OmegaConf.is_dict(node) or "num_classes" not in node.keys():  # noqa: SIM118 (or "???" is left out)
@@ -68,6 +71,11 @@ def _classes_of(names: Sequence[str]) -> dict[str, list[str]]:
     for name in names:
         require_registered(name)
     return {name: known for name in dict.fromkeys(names) if (known := class_names(name))}
+
+
+def _require_labelled(key: str, names: Sequence[str]) -> None:
+    if names and all(map(is_background, names)):
+        raise ValueError(f"{key} is background alone, {name_some(names)}; name the labelled data sets too")
 
 
 def _lazy_names(cfg: DictConfig, part: str) -> list[str]:

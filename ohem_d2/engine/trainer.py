@@ -11,7 +11,7 @@ from detectron2.utils import comm
 
 from ..config import OHEMOptions, RoILossOptions, SolverOptions
 from ..data import build_labelled_loader, build_test_loader, build_train_loader
-from ..data.registered import class_names
+from ..data.registered import first_class_names
 from ..evaluation import build_evaluator, build_test_model
 from ..evaluation.build import check_evaluation
 from ..utils.checkpoint import CheckedCheckpointer, load_trained
@@ -101,7 +101,7 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
         if mining.vis_period > 0:
             names = self.cfg.DATASETS.TRAIN
             build_loader = partial(build_labelled_loader, self.cfg, names, NUM_IMAGES, spread=True)
-            observers.append(MinedPictures(mining, class_names(names[0]) or (), build_loader))
+            observers.append(MinedPictures(mining, first_class_names(names), build_loader))
         return observers
 
     def _build_roi_loss_loader(self):

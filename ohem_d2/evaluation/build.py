@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from ..config import TestOptions
-from ..data.registered import require_images
+from ..data.registered import is_background, require_images
 from .coco_evaluation import COCOEvaluator
 from .report import ReportedEvaluators
 from .submission import COCOSubmission, VOCSubmission
@@ -35,11 +35,13 @@ def build_evaluator(dataset_name: str, output_dir: str, evaluators: Sequence[str
         evaluators: as ``TEST.EVALUATORS``; empty: that of the data set's type.
 
     Raises:
-        ValueError: an unknown ``evaluator_type`` or evaluator, an evaluator that cannot read the data set, or
-            invalid annotations.
+        ValueError: an unknown ``evaluator_type`` or evaluator, an evaluator that cannot read the data set,
+            invalid annotations, or a data set of background.
         FileNotFoundError: annotations do not exist.
     """
     metadata = MetadataCatalog.get(dataset_name)
+    if is_background(dataset_name):
+        raise ValueError(f"data set {dataset_name!r} is background without annotations: only to train on")
     folder = os.path.join(output_dir, "inference", dataset_name)
     if not metadata.get("has_annotations", True):
         return VOCSubmission(dataset_name, folder)

@@ -1,5 +1,6 @@
-"""The size of an image from its header, and what is wrong with one that cannot be read."""
+"""Images of a folder; the size of an image from its header, and whether it can be read."""
 
+import os
 from pathlib import Path
 
 from detectron2.data.detection_utils import read_image
@@ -7,10 +8,26 @@ from PIL import Image, UnidentifiedImageError
 
 from .messages import one_line
 
-__all__ = ["UnreadableImageError", "read_image_size", "require_readable"]
+__all__ = [
+    *("IMAGE_EXTENSIONS", "UnreadableImageError", "find_images", "read_image_size"),
+    "require_readable",
+]
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # The EXIF tag of the orientation, and its values that swap width and height.
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """The images below a folder, in a fixed order; what is hidden is left out."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith("."):
+                found.append(Path(parent, name))
+    return found
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from ohem_d2.data import register_catalog
 from ohem_d2.data.checking import check_dataset
 from ohem_d2.data.difficult import without_difficult
-from ohem_d2.data.registered import require_images
+from ohem_d2.data.registered import class_names, is_background, require_images
 from ohem_d2.evaluation import COCOEvaluator, VOCEvaluator
 
 VOC = """
@@ -173,7 +173,7 @@ def test_missing_files_matter_only_to_who_loads_them(write, make_voc):
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("format: voc", "format: yolo", "format must be voc or coco, not 'yolo'"),
+        ("format: voc", "format: yolo", "format must be one of voc, coco, images, not 'yolo'"),
         ("classes:", "clases:", "unknown key 'clases'; keys of format voc: format, root, splits, classes,"),
         ("  classes: [cat, dog]\n", "", "key 'classes' is missing; format voc needs format, root, splits,"),
         ("[cat, dog]", "[yes, dog]", r"classes must be a list of distinct strings.*not \[True, 'dog'\]"),
@@ -219,6 +219,35 @@ def test_missing_catalogue_is_named(tmp_path):
 def test_entries_may_share_keys_by_yaml_anchors(write):
     text = VOC.replace("pets:", "pets: &base") + "more: {<<: *base, splits: [test]}\n"
     assert register_catalog(write(text)) == ["pets_train", "more_test"]
+
+
+BACKGROUND = """
+street:
+  format: images
+  root: ./street
+  proposals: ./p/{name}.safetensors
+"""
+
+
+def test_a_folder_of_images_is_one_data_set_of_its_entrys_name_without_classes(write, make_voc, tmp_path):
+    (make_voc({"a": [], "b": []}) / "JPEGImages").rename(tmp_path / "street")
+    assert register_catalog(write(BACKGROUND)) == ["street"]
+    assert [r["image_id"] for r in DatasetCatalog.get("street")] == ["a.jpg", "b.jpg"]
+    metadata = MetadataCatalog.get("street")
+    assert metadata.proposal_file == str(tmp_path / "p/street.safetensors")
+    assert is_background("street") and class_names("street") is None
+    assert register_catalog(write(BACKGROUND)) == ["street"]  # the same again
+
+
+def test_a_folder_of_images_has_neither_splits_nor_classes_and_must_exist(write):
+    for key in ("splits: [train]", "classes: [cat]", "ignore: [crowd]"):
+        with pytest.raises(ValueError, match="unknown key '.*'; keys of format images: format, root, prop"):
+            register_catalog(write(BACKGROUND + f"  {key}\n"))
+    with pytest.raises(ValueError, match="key 'root' is missing; format images needs format, root"):
+        register_catalog(write("street: {format: images}"))
+    register_catalog(write(BACKGROUND))
+    with pytest.raises(FileNotFoundError, match="data set 'street': folder .*/street does not exist"):
+        DatasetCatalog.get("street")
 
 
 def places(write, root, proposals="p/{split}.pkl"):

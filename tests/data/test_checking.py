@@ -55,6 +55,31 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
+def test_images_and_proposals_of_background_are_checked(make_voc, tmp_path):
+    (make_voc({"a": [], "b": [], "c": []}) / "JPEGImages").rename(tmp_path / "street")
+    (tmp_path / "catalog.yaml").write_text(
+        "street: {format: images, root: ./street, proposals: ./p.safetensors}"
+    )
+    register_catalog(tmp_path / "catalog.yaml")
+    report = check_dataset("street")
+    assert (
+        not report.problems
+        and str(report) == "street: 3 images, 0 objects (0 difficult), no proposals, no problem"
+    )
+    (tmp_path / "street/b.jpg").write_text("no image")
+    write_proposals(
+        tmp_path / "p.safetensors", {"a.jpg": ([[0, 0, 50, 30]], [1]), "b.jpg": ([[0, 0, 9, 9]], [1])}
+    )
+    assert found("street") == [
+        ("b.jpg", "cannot be read as an image"),
+        ("p.safetensors", "image c.jpg is missing"),
+        ("p.safetensors", "image a.jpg: 1 boxes reach beyond its 40x30 pixels"),
+    ]
+    for path in (tmp_path / "street").iterdir():
+        path.unlink()
+    assert found("street")[0] == ("street", "there is no image")
+
+
 def test_a_data_set_without_fault_has_no_problem_and_is_counted(voc, tmp_path):
     write_proposals(tmp_path / "p.safetensors", {i: ([[0, 0, 40, 30]], [1]) for i in "abc"})
     report = check_dataset("pets_train")

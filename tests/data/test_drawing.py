@@ -117,6 +117,22 @@ def test_images_have_as_many_objects_as_are_asked_for():
     assert {sum(name is not None for name, _, _ in image) for image in drawn} == {3, 4, 5, 6}
 
 
+def test_background_shows_distractors_and_no_object():
+    rng = np.random.default_rng(0)
+    shapes = [images.random_shapes(rng, images.BACKGROUND) for _ in range(100)]
+    assert {len(image) for image in shapes} == {3, 4, 5, 6}
+    assert all(name is None for image in shapes for name, _, _ in image)
+    for image, plain in zip(draw(4, images.BACKGROUND), draw(4, Contents((0, 0), (0, 0)))):
+        assert image.objects == plain.objects == []
+        assert (np.abs(image.pixels.astype(int) - plain.pixels).max(axis=2) > 60).mean() > 0.02  # the shapes
+
+
+def test_without_distractors_an_image_has_objects_alone():
+    rng = np.random.default_rng(0)
+    drawn = [images.random_shapes(rng, Contents(distractors=(0, 0))) for _ in range(50)]
+    assert all(image and all(name for name, _, _ in image) for image in drawn)
+
+
 def test_hues_of_classes_touch_and_at_level_one_all_classes_have_all():
     # The means are 36 apart; the second number of a range is the first that is too large.
     assert Contents().hues(36) == (36 - 18, 36 + 19)

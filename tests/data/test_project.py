@@ -11,7 +11,7 @@ import pytest
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ohem_d2.data import register_catalog
+from ohem_d2.data import build_train_loader, register_catalog
 from ohem_d2.data.checking import check_dataset
 from ohem_d2.data.layouts import LabelledImage, read_folder
 from ohem_d2.data.project import make_project
@@ -20,7 +20,7 @@ from ohem_d2.data.project.split import draw_split
 from ohem_d2.data.project.statistics import Statistics
 from ohem_d2.engine import load_config
 
-from ..drawn_layouts import CLASSES, LAYOUTS, OBJECTS, SPLITS, WITHOUT_SPLIT, draw, write
+from ..drawn_layouts import CLASSES, LAYOUTS, OBJECTS, SPLITS, TOY, WITHOUT_SPLIT, draw, write
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -65,6 +65,42 @@ def test_a_project_of_any_layout_can_be_trained(layout, tmp_path):
     }
     if layout not in WITHOUT_SPLIT:
         assert {stem for stem, (_, name) in records.items() if name == names[1]} == set(SPLITS["val"])
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "yolo without the file"])
+def test_images_without_objects_are_trained_on_in_every_layout(layout, tmp_path):
+    nothing_in = dict.fromkeys(("d", "g"), [])  # where the layout has a split, g is tested on
+    LAYOUTS[layout.split()[0]](tmp_path / "pets", TOY._replace(objects=OBJECTS | nothing_in))
+    if layout == "yolo without the file":
+        (tmp_path / "pets/labels/train/d.txt").unlink()
+    project = make_project(tmp_path / "pets", tmp_path / "p", CONFIGS)
+    register_catalog(tmp_path / "p/catalog.yaml")
+    records = DatasetCatalog.get("pets_train")
+    empty = {Path(r["file_name"]).stem for r in records if not r["annotations"]}
+    assert empty and empty <= {"d", "g"}
+    line = f"{len(empty)} training images have no object and are trained on as background."
+    assert line in project.summary and line in (tmp_path / "p/report.txt").read_text()
+    loader = build_train_loader(load_config(str(tmp_path / "p/config_gpu.yaml")))
+    assert [record["file_name"] for record in loader.dataset] == [record["file_name"] for record in records]
+    assert not load_config(str(tmp_path / "p/config.yaml")).DATALOADER.FILTER_EMPTY_ANNOTATIONS
+
+
+def test_an_image_of_crowds_alone_counts_as_one_without_objects(tmp_path):
+    LAYOUTS["coco"](tmp_path / "pets")
+    file = tmp_path / "pets/annotations/instances_train2017.json"
+    content = json.loads(file.read_text())
+    (of_d,) = (a for a in content["annotations"] if a["image_id"] == SPLITS["train"].index("d"))
+    of_d["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    project = make_project(tmp_path / "pets", tmp_path / "p", CONFIGS)
+    assert "1 training images have no object and are trained on as background." in project.summary
+
+
+def test_where_all_images_have_objects_the_configs_do_not_speak_of_them(tmp_path):
+    LAYOUTS["voc"](tmp_path / "pets")
+    project = make_project(tmp_path / "pets", tmp_path / "p", CONFIGS)
+    assert "FILTER_EMPTY" not in (tmp_path / "p/config.yaml").read_text()
+    assert "trained on as background" not in project.summary
 
 
 def test_a_split_holds_out_a_fifth_of_each_class_and_trains_on_all(tmp_path):

@@ -2,6 +2,7 @@ import json
 import os
 import xml.etree.ElementTree as ET
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -202,6 +203,30 @@ def test_objects_and_hues_are_of_both_splits(draw):
     assert {len(labels(root, path.stem)) for path in (root / "Annotations").iterdir()} == {1}
 
 
+def test_background_is_a_folder_of_its_own_to_train_on_and_images_among_those_to_test_on(prepare):
+    plain, root = prepare("plain"), prepare("street", "--background", 3, 2)
+    assert register_catalog(root / "catalog.yaml") == ["demo_train", "demo_test", "demo_background"]
+    added = {f"JPEGImages/test_background_0000{n}.jpg" for n in (1, 2)}
+    added |= {f"Annotations/test_background_0000{n}.xml" for n in (1, 2)}
+    added |= {f"background/background_0000{n}.jpg" for n in (1, 2, 3)}
+    others = {"catalog.yaml", "ImageSets/Main/test.txt", "proposals/test.safetensors"}
+    assert changed(plain, root) == added | others | {"proposals/background.safetensors"}
+    assert [len(r["annotations"]) > 0 for r in DatasetCatalog.get("demo_test")] == [True, True, False, False]
+    street = DatasetCatalog.get("demo_background")
+    assert [r["image_id"] for r in street] == [f"background_0000{n}.jpg" for n in (1, 2, 3)]
+    proposals = read_proposals(MetadataCatalog.get("demo_background").proposal_file)
+    assert all(proposals.count(r["image_id"]) > 0 for r in street)
+    test = read_proposals(MetadataCatalog.get("demo_test").proposal_file)
+    assert set(test) == {r["image_id"] for r in DatasetCatalog.get("demo_test")}
+    assert len({path.read_bytes() for path in root.rglob("*background*.jpg")}) == 5
+
+
+def test_distractors_are_left_out_of_the_training_set_alone(draw):
+    plain, root = draw("plain"), draw("clean", "--distractors", 0, 0)
+    assert {path.stem for path in map(Path, changed(plain, root))} >= {"train_00001", "train_00002"}
+    assert all("train" in name for name in changed(plain, root))
+
+
 def test_the_stamp_has_what_is_not_the_default(draw):
     always = {"seed": 0, "train": NUM_TRAIN, "test": NUM_TEST, "drawing": drawing.DRAWING_VERSION}
     assert json.loads((draw("plain", "--objects", 2, 5) / "demo.json").read_text()) == always
@@ -219,6 +244,9 @@ def test_the_stamp_has_what_is_not_the_default(draw):
     [
         (["--objects", 0, 2], "--objects must be at least 1"),
         (["--objects", 4, 2], "--objects must be at least 1, the first at most the second"),
+        (["--distractors", 2, 1], "--distractors must be at least 0, the first at most the second"),
+        (["--distractors", -1, 1], "--distractors must be at least 0"),
+        (["--background", -1, 1], "--background must be at least 0"),
         (["--look-alike", 2], "--look-alike: must be in [0, 1], not 2"),
         (["--drop", "star=1"], "--drop: must be NAME=SHARE, a name of disc, square, triangle, "
          "star, cross and a share in [0, 0.99], not star=1"),

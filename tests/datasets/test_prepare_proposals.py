@@ -363,3 +363,17 @@ def test_targets_prints_an_override_that_the_config_takes(main, catalog, tmp_pat
     weights = load_config("", opts).MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
     # dx = 1.5 / 33 in every second target, mirrored: std 1.5 / 33 / sqrt(2); dw = ln(30 / 33), std half of it
     assert weights == pytest.approx((31.11, 44.0, 20.98, 20.98), abs=0.01)
+
+
+def test_a_folder_of_background_has_proposals_and_no_recall(main, generate, catalog, tmp_path, capsys):
+    street = "street: {format: images, root: ./JPEGImages, proposals: './p/{name}.safetensors'}"
+    catalog.write_text(f"{catalog.read_text()}\n{street}")
+    generate("--dataset", "street")
+    printed = capsys.readouterr().out
+    assert "proposals for 3 of 3 images" in printed and "no ground truth" in printed
+    proposals = read_proposals(tmp_path / "p/street.safetensors")
+    assert set(proposals) == {"a.jpg", "b.jpg", "c.jpg"} and all(proposals.count(i) > 0 for i in proposals)
+    names = ["--catalog", catalog, "--dataset", "street", "toy_train"]
+    generate("--dataset", "street", "toy_train", "--output", tmp_path / "both.safetensors")
+    main("targets", tmp_path / "both.safetensors", *names)
+    assert "box" in capsys.readouterr().out  # the class, of the labelled set

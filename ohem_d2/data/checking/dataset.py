@@ -7,8 +7,9 @@ from detectron2.data import MetadataCatalog
 from ...proposals import Proposals, read_proposals
 from ...proposals.reading import Paths, find_files, name_paths
 from ...utils.messages import name_some
-from ..registered import require_registered
+from ..registered import is_background, require_registered
 from ..voc import VOCFolders
+from .background import check_background
 from .coco import check_coco
 from .report import Problem, Report
 from .voc import check_voc
@@ -17,7 +18,7 @@ __all__ = ["Problem", "Report", "check_dataset"]
 
 
 def check_dataset(name: str, proposal_file: Paths | None = None, progress: bool = False) -> Report:
-    """Check all files of a data set in VOC or COCO layout and list what is wrong with them.
+    """Check all files of a data set and list what is wrong with them: in VOC or COCO layout, or background.
 
     Checked are the list of images, each image (exists, readable header, size as annotated), each annotation
     (XML or JSON, ids, classes, boxes) and the proposals, if there are any. Pixels are not decoded.
@@ -42,6 +43,8 @@ def check_dataset(name: str, proposal_file: Paths | None = None, progress: bool 
         classes = metadata.get("thing_classes")
         outside = metadata.get("images_outside", False)
         check_coco(report, metadata["json_file"], metadata["image_root"], classes, progress, outside)
+    elif is_background(name):
+        check_background(report, metadata["image_root"], progress)
     else:
         raise ValueError(f"data set {name!r} is neither in VOC nor in COCO layout: its files are not known")
     file = proposal_file or metadata.get("proposal_file")

@@ -1,9 +1,18 @@
 """The drawn data set."""
 
-from .images import CROWD, DRAWING_VERSION, IMAGE_SIZE, Contents, DemoImage, draw_demo_image
+from .images import (
+    BACKGROUND,
+    CROWD,
+    DRAWING_VERSION,
+    IMAGE_SIZE,
+    Contents,
+    DemoImage,
+    draw_demo_image,
+)
 from .shapes import CLASS_NAMES
 
 __all__ = [
+    "BACKGROUND",
     "CLASS_NAMES",
     "CROWD",
     "Contents",

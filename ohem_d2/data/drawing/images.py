@@ -14,7 +14,7 @@ from .shapes import CLASS_NAMES, CLASSES, DISTRACTORS, Shape
 from .textures import blobs, contrasting_color, gradient, noise, paint, random_color, stripes
 
 __all__ = [
-    *("CROWD", "DRAWING_VERSION", "IMAGE_SIZE"),
+    *("BACKGROUND", "CROWD", "DRAWING_VERSION", "IMAGE_SIZE"),
     *("Contents", "DemoImage", "draw_demo_image"),
 ]
 
@@ -37,6 +37,7 @@ class Contents:
     """What images show."""
 
     objects: tuple[int, int] = (2, 5)  # least and largest number that are tried to place in an image
+    distractors: tuple[int, int] = (1, 3)  # as `objects`
     look_alike: float = 0.0  # in [0, 1]: 0, each class has its own hues; 1, all have all hues
     dropped: Mapping[str, float] = field(default_factory=dict)  # class -> share of its objects left out
 
@@ -45,6 +46,9 @@ class Contents:
         distinct, alike = HUE_RANGE
         around = round(distinct + self.look_alike * (alike - distinct))
         return mean - around, mean + around + 1
+
+
+BACKGROUND = Contents(objects=(0, 0), distractors=(3, 6))
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def random_shapes(rng: np.random.Generator, contents: Contents) -> list[tuple[str | None, Shape, tuple]]:
-    """(class, shape, hues) of objects and 1 to 3 distractors, whose class is None, in drawing order."""
+    """(class, shape, hues) of objects and distractors, whose class is None, in drawing order."""
     least, largest = contents.objects
     frequencies = [weight for _, weight, _ in CLASSES.values()]
     names = rng.choice(CLASS_NAMES, size=rng.integers(least, largest + 1), p=frequencies)
@@ -131,7 +135,8 @@ def random_shapes(rng: np.random.Generator, contents: Contents) -> list[tuple[st
             continue
         draw, _, hue = CLASSES[name]
         shapes.append((name, draw(), contents.hues(hue)))
-    for index in rng.integers(len(DISTRACTORS), size=rng.integers(1, 4)):
+    few, many = contents.distractors
+    for index in rng.integers(len(DISTRACTORS), size=rng.integers(few, many + 1)):
         draw, like = DISTRACTORS[index]
         shapes.append((None, draw(), contents.hues(CLASSES[like][2])))
     return [shapes[index] for index in rng.permutation(len(shapes))]
@@ -150,7 +155,10 @@ def random_crowd(
 def draw_demo_image(
     rng: np.random.Generator, contents: Contents = Contents(), has_crowd: bool = False
 ) -> DemoImage:
-    """Draw one image with at least one object; with `has_crowd` also many small ones that stand close."""
+    """Draw one image; with `has_crowd` also many small objects that stand close.
+
+    It has an object at least, unless `contents` have none.
+    """
     canvas = background(rng)
     names: list[str | None] = []
     visible: list[np.ndarray] = []
@@ -164,7 +172,8 @@ def draw_demo_image(
         names.append(name)
     canvas = cv2.GaussianBlur(canvas, (0, 0), 0.6) + rng.normal(0, 4, canvas.shape)
     found = [LabelledBox(name, tight_box(mask)) for name, mask in zip(names, visible) if name in CLASSES]
-    if not found:  # no object found a place among the distractors, or all were dropped
+    # No object found a place among the distractors, or all were dropped.
+    if not found and max(contents.objects) > 0:
         return draw_demo_image(rng, contents, has_crowd)
     if has_crowd:
         members = [mask for name, mask in zip(names, visible) if name == CROWD]

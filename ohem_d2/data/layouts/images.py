@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from ...utils.images import find_images
 from .base import split_of
 
 __all__ = ["ImageIndex"]
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # What Label Studio puts before the name of an uploaded file.
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
@@ -18,18 +18,11 @@ class ImageIndex:
     """The images below a folder (hidden folders left out), sorted, by name and by stem."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.paths: list[Path] = []
+        self.folder, self.paths = folder, find_images(folder)
         self._by_name: dict[str, list[Path]] = {}
-        for parent, folders, names in os.walk(folder):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(names):
-                stem, extension = os.path.splitext(name)
-                if extension.lower() in EXTENSIONS and not name.startswith("."):
-                    path = Path(parent, name)
-                    self.paths.append(path)
-                    for key in {name, stem}:
-                        self._by_name.setdefault(key, []).append(path)
+        for path in self.paths:
+            for key in (path.name, path.stem):
+                self._by_name.setdefault(key, []).append(path)
 
     def find(self, name: str, near: Path, split: str | None = None) -> Path | None:
         """The image that the file `near` calls `name`: a path, URL, name, or name without extension.

@@ -65,7 +65,7 @@ SOLVER:
   STEPS: {steps}
   WARMUP_ITERS: {warmup}
   CHECKPOINT_PERIOD: {period}
-{rate}OUTPUT_DIR: "{project}/{output}"
+{rate}{empty}OUTPUT_DIR: "{project}/{output}"
 """
 _IGNORES = """\
   # Objects marked difficult and crowds are in the data: what lies in them is neither object nor background.
@@ -80,6 +80,11 @@ _RPN_IGNORES = """\
     RPN:
       ENABLED: False
 """
+_WITHOUT_OBJECTS = """\
+DATALOADER:
+  # {number} training images have no objects: they are background. True leaves them out.
+  FILTER_EMPTY_ANNOTATIONS: False
+"""
 _GPU_RATE = """\
   # 0.02 for 16 images, in proportion.
   BASE_LR: 0.005
@@ -90,7 +95,8 @@ _GPU_RATE = """\
 class ProjectData:
     """What the configs are fitted to.
 
-    `train` and `test` are registered names, `statistics` of training; `ignores`: it has regions to ignore.
+    `train` and `test` are registered names, `statistics` of training; `ignores`: it has regions to ignore;
+    `num_empty`: images without objects.
     """
 
     folder: Path
@@ -100,6 +106,7 @@ class ProjectData:
     test: str
     statistics: Statistics
     ignores: bool = False
+    num_empty: int = 0
 
 
 def cpu_config(data: ProjectData, configs: Path, network: str = "") -> str:
@@ -160,6 +167,7 @@ def _common(
         longest=int(np.ceil(side * aspect)),
         num_train=len(statistics.boxes_per_image),
         rate=rate,
+        empty=_WITHOUT_OBJECTS.format(number=data.num_empty) if data.num_empty else "",
         output=output,
         **schedule,
     )

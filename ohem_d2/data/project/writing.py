@@ -77,7 +77,10 @@ def make_project(
     trained = [image for image in images if image.split == "train"]
     ignores = any(a["iscrowd"] for image in trained for a in image.annotations)
     names = f"{name}_train", f"{name}_{splits[1]}"
-    data = ProjectData(folder, output, len(found.classes), *names, Statistics.of(trained), ignores)
+    num_empty = sum(not image.has_objects for image in trained)
+    data = ProjectData(folder, output, len(found.classes), *names, Statistics.of(trained), ignores, num_empty)
+    if num_empty:
+        note += f"\n{num_empty} training images have no object and are trained on as background."
     summary = f"{describe(found, images)}\n\n{note}"
     files = {f"annotations/{split}.json": _coco(folder, found.classes, images, split) for split in splits}
     files["catalog.yaml"] = _catalogue(name, folder, splits, found.classes)

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs Matplotlib")
 
+from ohem_d2.visualization.report import charts
 from ohem_d2.visualization.report.charts import (
     MAX_POINTS,
     Line,
@@ -84,3 +85,60 @@ def test_bars_and_precisions_of_one_run_and_of_several():
     recalls = np.linspace(0, 1, 11)
     curves = {"a": np.ones((2, 11)), "b": np.zeros((1, 11)), "c": np.empty((0, 11))}
     assert "recall" in draw_precisions("precision", "Precision", recalls, curves).svg
+
+
+@pytest.fixture
+def axis_of(monkeypatch):
+    """``axis_of(draw, ...)``: the axis of the figure that a function draws."""
+    monkeypatch.setattr(charts, "_as_chart", lambda figure, name, title: figure)
+    return lambda draw, *args, **kwargs: draw("name", "title", *args, **kwargs).axes[0]
+
+
+def test_a_bar_is_as_high_as_the_mean_of_the_runs_and_a_line_goes_from_the_lowest_to_the_highest(axis_of):
+    bars = {"one": np.array([[5.0, 7.0]]), "two": np.array([[1.0, 2.0], [3.0, 8.0], [2.0, 2.0]])}
+    axis = axis_of(draw_bars, ["left", "right"], bars, "AP")
+    assert [bar.get_height() for bar in axis.patches] == [5, 7, 2, 4]
+    # Two bars, 0.8 wide together, around each of the places 0 and 1.
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in axis.patches]
+    assert middles == pytest.approx([-0.2, 0.8, 0.2, 1.2])
+    (errors,) = axis.collections  # of several runs alone
+    assert [line[:, 1].tolist() for line in errors.get_segments()] == [[1, 3], [2, 8]]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["left", "right"]
+    assert len({bar.get_hatch() for bar in axis.patches}) == 2 and axis.get_ylabel() == "AP"
+
+
+def test_precision_is_drawn_as_far_as_a_recall_is_reached_by_a_line_for_each_run(axis_of):
+    recalls = np.array([0.0, 0.5, 1.0])
+    curves = {"a": np.array([[1, 0.5, 0.25], [0.75, 0.5, 0]]), "b": np.zeros((1, 3))}
+    axis = axis_of(draw_precisions, recalls, curves)
+    assert [line.get_xydata().tolist() for line in axis.lines] == [
+        [[0, 1], [0.5, 0.5], [1, 0.25]],
+        [[0, 0.75], [0.5, 0.5]],
+        [],
+    ]
+    assert axis.get_legend_handles_labels()[1] == ["a", "b"]  # one for the runs of an arm
+    assert axis.lines[0].get_color() == axis.lines[1].get_color() != axis.lines[2].get_color()
+    assert axis.get_xlim() == (0, 1) and axis.get_ylim() == (0, 1.02)
+
+
+def test_several_runs_have_a_band_and_what_is_compared_with_is_dotted_without(axis_of):
+    runs = [[(1, 1.0), (2, 3.0)], [(1, 2.0), (2, 5.0)]]
+    faint = Line("all", runs, 0, is_faint=True)
+    axis = axis_of(draw_lines, [Line("one", runs[:1], 0), Line("two", runs, 1), faint], "iterations", "loss")
+    (band,) = axis.collections
+    assert band.get_datalim(axis.transData).intervaly.tolist() == [1, 5]
+    assert [line.get_linestyle() for line in axis.lines] == ["-", "--", ":"]
+    assert [line.get_marker() for line in axis.lines] == ["o", "s", "None"]
+    assert axis.lines[1].get_ydata().tolist() == [1.5, 4]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("iterations", "loss")
+
+
+def test_the_axis_begins_at_zero_unless_it_may_not(axis_of):
+    line = [Line("one", [[(1, 7.0), (2, 8.0)]], 0)]
+    assert axis_of(draw_lines, line, "x", "y").get_ylim()[0] == 0
+    assert axis_of(draw_lines, line, "x", "y", y_from_zero=False).get_ylim()[0] > 6
+
+
+def test_six_arms_have_six_colours_none_of_them_the_yellow():
+    assert len({charts._colour(k) for k in range(6)}) == 6 and charts._colour(6) == charts._colour(0)
+    assert max(min(colour[0], colour[1]) for colour in charts.COLOURS) < 0.85
