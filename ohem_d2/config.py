@@ -66,7 +66,8 @@ class OHEMOptions(_MiningOptions):
     # float32 elsewhere; bfloat16 selects too many other RoIs (benchmarks/README.md). Pooling and losses are
     # not affected.
     readonly_dtype: str = "auto"
-    # Number of RoIs per forward of the read-only pass, which bounds its memory; 0: chosen.
+    # Number of RoIs per forward of the read-only pass, which bounds its memory; 0: chosen. It is halved,
+    # down to 16, where CUDA runs out of memory.
     readonly_chunk: int = 0
     # Whether dropout is active in the read-only pass, as in the authors' released nets.
     readonly_dropout: bool = False
@@ -227,6 +228,21 @@ class DatasetOptions(Options):
 
 
 @dataclass(frozen=True)
+class DataLoaderOptions(Options):
+    """Loading of images."""
+
+    section: ClassVar[str] = "DATALOADER"
+    is_own: ClassVar[bool] = False
+
+    # Seconds after which a training or test whose loader workers (NUM_WORKERS) send no image ends with an
+    # error, since one of them may be stopped or wait for a file system for ever; 0: never.
+    timeout: int = 600
+
+    def __post_init__(self) -> None:
+        self.require_at_least(0, "timeout")
+
+
+@dataclass(frozen=True)
 class SolverOptions(Options):
     """The solver."""
 
@@ -367,6 +383,7 @@ SECTIONS: tuple[type[Options], ...] = (
     ClsLossOptions,
     TorchvisionOptions,
     DatasetOptions,
+    DataLoaderOptions,
     SolverOptions,
     TestOptions,
     RoILossOptions,

@@ -36,7 +36,7 @@ TABLE = {
         "detectron2.modeling.meta_arch.dense_detector:DenseDetector",
         ["modeling/retinanet.py"],
     ),
-    "_exit": ("os", ["data/resumable.py", "engine/preemption.py", "proposals/selective_search.py"]),
+    "_exit": ("os", ["data/workers.py", "engine/preemption.py", "proposals/selective_search.py"]),
     "_func": (EVAL_HOOK, ["engine/trainer.py"]),
     "_get_builtin_metadata": ("detectron2.data.datasets.builtin_meta", ["data/builtin.py"]),
     "_image_set_path": (VOC, ["evaluation/voc_evaluation.py"]),
@@ -44,6 +44,7 @@ TABLE = {
     "_load_model": ("fvcore.common.checkpoint:Checkpointer", ["utils/checkpoint.py"]),
     "_match_and_label_boxes": ("detectron2.modeling.roi_heads:CascadeROIHeads", [BOX_FORWARD]),
     "_modules": ("torch.nn:Module", ["modeling/mixin.py"]),
+    "_on_queue_feeder_error": ("multiprocessing.queues:Queue", ["data/workers.py"]),
     "_open_cfg": ("detectron2.config:CfgNode", ["engine/yaml_config.py"]),
     "_predictions": (VOC, ["evaluation/voc_evaluation.py"]),
     "_sample_proposals": ("detectron2.modeling.roi_heads:ROIHeads", [BOX_FORWARD]),
@@ -57,7 +58,10 @@ TABLE = {
         "detectron2.engine:DefaultTrainer",
         ["engine/base_trainer.py", "engine/lazy.py", "engine/trainer.py"],
     ),
-    "_write_metrics": ("detectron2.engine:SimpleTrainer", ["engine/accumulation.py"]),
+    "_write_metrics": (
+        "detectron2.engine:SimpleTrainer",
+        ["engine/accumulation.py", "engine/finite_losses.py"],
+    ),
 }
 
 

@@ -22,7 +22,7 @@ from detectron2.data.detection_utils import build_augmentation, check_metadata_c
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
-from ..config import DatasetOptions
+from ..config import DataLoaderOptions, DatasetOptions
 from ..proposals import Proposals, read_proposals
 from ..proposals.reading import Paths, name_paths
 from ..proposals.recall import ground_truth_boxes, summarize_proposals
@@ -33,6 +33,7 @@ from .difficult import training_config
 from .regions import RegionDatasetMapper
 from .registered import is_background, require_registered
 from .resumable import ResumableLoader
+from .workers import WatchedLoader
 
 __all__ = [
     "ProposalDatasetMapper",
@@ -137,8 +138,11 @@ def _resumable(cfg: CfgNode, **kwargs: Any) -> ResumableLoader:
         seed_generators(seed)  # from which Detectron2's samplers draw their own
         return _train_loader_from_config(cfg, **options)["sampler"]
 
-    skips = DatasetOptions.from_config(cfg).unreadable_images == "skip"
-    arguments = {**arguments, "sampler": seeded_sampler, "skips_unreadable": skips}
+    arguments.update(
+        sampler=seeded_sampler,
+        timeout=DataLoaderOptions.from_config(cfg).timeout,
+        skips_unreadable=DatasetOptions.from_config(cfg).unreadable_images == "skip",
+    )
     return ResumableLoader(**arguments, seed=max(cfg.SEED, 0))
 
 
@@ -150,12 +154,14 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
     ``TEST.AUG`` images and proposals keep their own size: each scale of the test resizes them once. Errors
     are those of `build_train_loader`.
     """
-    if not cfg.MODEL.LOAD_PROPOSALS:
-        return build_detection_test_loader(cfg, dataset_name, mapper=build_test_mapper(cfg))
-    file = _proposal_file(cfg, dataset_name, list(cfg.DATASETS.TEST), "PROPOSAL_FILES_TEST")
-    dicts, proposals = _load_datasets([dataset_name], [file], filter_empty=False)
-    mapper = build_test_mapper(cfg, ProposalDatasetMapper, proposals=proposals)
-    return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        file = _proposal_file(cfg, dataset_name, list(cfg.DATASETS.TEST), "PROPOSAL_FILES_TEST")
+        dicts, proposals = _load_datasets([dataset_name], [file], filter_empty=False)
+        mapper = build_test_mapper(cfg, ProposalDatasetMapper, proposals=proposals)
+        loader = build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    else:
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=build_test_mapper(cfg))
+    return WatchedLoader.of(loader, DataLoaderOptions.from_config(cfg).timeout)
 
 
 def build_test_mapper(cfg: CfgNode, cls: type = RegionDatasetMapper, **kwargs: Any) -> DatasetMapper:

@@ -6,23 +6,22 @@ augmentation, whatever process maps it. Where a run was stopped, the order is re
 """
 
 import logging
-import os
 import random
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from threading import Thread
 from typing import Any
 
 from detectron2.data import DatasetFromList
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
+from ..config import DataLoaderOptions
 from ..utils.images import UnreadableImageError
 from ..utils.messages import name_some
 from ..utils.seeding import seed_generators
+from .workers import WatchedLoader
 
 __all__ = ["ResumableLoader"]
 
@@ -52,6 +51,7 @@ class ResumableLoader:
         total_batch_size: int,
         aspect_ratio_grouping: bool = True,
         num_workers: int = 0,
+        timeout: float = DataLoaderOptions.timeout,
         collate_fn: Callable[[list], Any] | None = None,
         seed: int = 0,
         skips_unreadable: bool = False,
@@ -68,6 +68,7 @@ class ResumableLoader:
             aspect_ratio_grouping: whether a batch has only landscape or only portrait images; the dicts then
                 need ``width`` and ``height``.
             num_workers: processes that load images.
+            timeout: seconds after which iterating is a RuntimeError where they send no image; 0: never.
             collate_fn: from the list of mapped dicts to a batch; None: the list.
             seed: of the order and the augmentations, >= 0; that of a resumed run replaces it.
             skips_unreadable: what happens where the mapper raises `UnreadableImageError`. False: the loader
@@ -84,7 +85,7 @@ class ResumableLoader:
         self.batch_size = total_batch_size // comm.get_world_size()
         self.drawn: list[int] = []
         self._mapper, self._sampler, self._seed = mapper, sampler, seed
-        self._collate, self._num_workers, self._kwargs = collate_fn, num_workers, kwargs
+        self._collate, self._kwargs = collate_fn, {"num_workers": num_workers, "timeout": timeout, **kwargs}
         self._is_grouped = aspect_ratio_grouping
         self._skips, self._skipped = skips_unreadable, set[str]()
         self._groups: dict[int, int] = {}
@@ -110,13 +111,11 @@ class ResumableLoader:
                 "The data set, its order or the batch size has changed: batch %d had images %s, now %s",
                 num_done, name_some(drawn), name_some(last),
             )  # fmt: skip
-        samples = DataLoader(
+        samples = WatchedLoader(
             _MappedDraws(self.dataset, self._mapper, seed, self._skips),
             sampler=chain(sorted(draw for _, draw in chain(*waiting)), draws),
             batch_size=None,
             collate_fn=_as_it_is,
-            num_workers=self._num_workers,
-            worker_init_fn=_ignore_signals,
             **self._kwargs,
         )
         for batch in self._batched(samples, ([], [])):
@@ -195,22 +194,3 @@ class _MappedDraws(Dataset):
 
 def _as_it_is(sample: Any) -> Any:
     return sample
-
-
-def _ignore_signals(worker: int) -> None:
-    """Leave it to the training process to stop: a worker that dies of the same signal would fail it.
-
-    Only SIGTERM of that process ends the worker, as PyTorch and Python end workers at their exit.
-    """
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)

@@ -8,12 +8,24 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch.nn.parallel import DistributedDataParallel
 
+from .finite_losses import FiniteLossesMixin, PlainAMPTrainer, PlainTrainer
 
-class AccumulatingTrainer(SimpleTrainer):
+
+def build_inner_trainer(model, data_loader, optimizer, num_batches: int, amp: bool) -> SimpleTrainer:
+    """What makes the steps of a training; the arguments are those of `AccumulatingTrainer`."""
+    if num_batches > 1:
+        return AccumulatingTrainer(model, data_loader, optimizer, num_batches, amp)
+    return (PlainAMPTrainer if amp else PlainTrainer)(model, data_loader, optimizer)
+
+
+class AccumulatingTrainer(FiniteLossesMixin, SimpleTrainer):
     """`SimpleTrainer` and `AMPTrainer` in one, with the mean gradient of several batches per iteration.
 
     If all batches train on equally many RoIs, that is the gradient of all their images in one batch. Under
     DDP gradients are exchanged once per iteration.
+
+    Attributes:
+        batch_files: images of the iteration so far.
     """
 
     def __init__(self, model, data_loader, optimizer, num_batches: int, amp: bool):
@@ -27,15 +39,17 @@ class AccumulatingTrainer(SimpleTrainer):
         self.amp = amp
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=amp)
         self._batches = iter(data_loader)
+        self.batch_files: list[str] = []
 
     def run_step(self) -> None:
         assert self.model.training, "the model was changed to eval mode"
         self.optimizer.zero_grad()
-        mean_losses, data_time = Counter(), 0.0
+        mean_losses, data_time, self.batch_files = Counter(), 0.0, []
         for i in range(self.num_batches):
             start = time.perf_counter()
             batch = next(self._batches)
             data_time += time.perf_counter() - start
+            self.batch_files += [x["file_name"] for x in batch if "file_name" in x]
             with self._exchange_of_gradients(last=i == self.num_batches - 1):
                 with torch.autocast("cuda", enabled=self.amp):
                     losses = {name: loss / self.num_batches for name, loss in self.model(batch).items()}

@@ -1,17 +1,27 @@
 """The base class of the trainers of both config systems."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
+from fvcore.common.history_buffer import HistoryBuffer
 from torch.optim import Optimizer
 
+from ..data.workers import worker_errors_explained
+from ..utils.checkpoint import name_not_finite
+from ..utils.messages import name_some
 from ..utils.metrics import drop_rows
 from .batches import TrainingBatches
 
 logger = logging.getLogger(__name__)
+
+# Values of a figure that are kept in memory: Detectron2 looks at the last 1,000 of the time at most.
+_HISTORY = 1000
 
 
 class BaseTrainer(TrainerBase):
@@ -19,7 +29,8 @@ class BaseTrainer(TrainerBase):
 
     Its checkpoints have the state of the optimizer on every version of Detectron2 (the `DefaultTrainer` of
     0.6 drops it) and, where the loader is a `TrainingBatches`, the place in the data: a resumed run trains
-    as one that was never stopped. The error of a step with non-finite numbers names the images of the batch.
+    as one that was never stopped. The error of an iteration with non-finite numbers names the images of the
+    batch and the weights that are not finite. The memory that it takes does not grow with the iterations.
     """
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -42,6 +53,7 @@ class BaseTrainer(TrainerBase):
         raise NotImplementedError
 
     def before_train(self) -> None:
+        self.storage.histories().default_factory = partial(HistoryBuffer, max_length=_HISTORY)
         super().before_train()
         final = Path(self.checkpointer.save_dir) / "model_final.pth"
         if self.start_iter == self.max_iter and not final.exists():
@@ -57,12 +69,28 @@ class BaseTrainer(TrainerBase):
 
     def run_step(self) -> None:
         self._trainer.iter = self.iter
-        try:
+        with worker_errors_explained(), self._named_batch():
             self._trainer.run_step()
-        except FloatingPointError as error:
-            files = ", ".join(self.batch_files) or "not known"
+
+    def after_step(self) -> None:
+        with self._named_batch():
+            super().after_step()
+
+    @contextmanager
+    def _named_batch(self) -> Iterator[None]:
+        """A block of an iteration whose error of non-finite numbers says where they are."""
+        try:
+            yield
+        except (FloatingPointError, AssertionError) as error:
+            if isinstance(error, AssertionError) and "infinite or NaN" not in str(error):  # of `Boxes`
+                raise
+            process = f", process {comm.get_rank()}" if comm.get_world_size() > 1 else ""
+            wrong = name_not_finite(self._trainer.model)
+            weights = f"of the weights {name_some(wrong)}" if wrong else "none of the weights"
+            files = getattr(self._trainer, "batch_files", self.batch_files)
             raise FloatingPointError(
-                f"iteration {self.iter}: {error}; images of the batch: {files}"
+                f"iteration {self.iter}{process}: {error}; not finite: {weights}; images of the batch: "
+                f"{', '.join(files) or 'not known'}"
             ) from error
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
+from detectron2.engine import default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
@@ -22,17 +22,19 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
+from ..config import DataLoaderOptions
 from ..data import ResumableLoader
 from ..data.dataset_dicts import load_dataset_dicts
 from ..data.loaders import spread_evenly
 from ..data.registered import first_class_names
+from ..data.workers import WatchedLoader, worker_errors_explained
 from ..evaluation import RCNNWithTTA
 from ..evaluation.predictions import thresholds
 from ..modeling import OHEMMixin
 from ..utils.checkpoint import CheckedCheckpointer, load_trained
-from .accumulation import AccumulatingTrainer
+from .accumulation import build_inner_trainer
 from .base_trainer import BaseTrainer
 from .batches import TrainingBatches
 from .hooks import AllRoILoss
@@ -68,6 +70,14 @@ def _test_loader_node(cfg: DictConfig) -> DictConfig:
     return node
 
 
+def _build_test_loader(cfg: DictConfig) -> Iterable[list[dict]]:
+    """``dataloader.test``, with the timeout of ``dataloader.train``."""
+    loader = build_node(_test_loader_node(cfg), "dataloader.test")
+    if type(loader) is not DataLoader or loader.batch_sampler is None:
+        return loader
+    return WatchedLoader.of(loader, cfg.dataloader.train.get("timeout", DataLoaderOptions.timeout))
+
+
 def _build_labelled_loader(cfg: DictConfig, num_images: int) -> Iterable[list[dict]]:
     """Training images with their annotations, evenly spread, resized as in testing."""
     mapper = deepcopy(cfg.dataloader.train.mapper)
@@ -101,18 +111,11 @@ class LazyTrainer(BaseTrainer):
         # On the CPU, DDP refuses the device that Detectron2 would pass.
         on_cpu = {} if next(model.parameters()).is_cuda else {"device_ids": None}
         self.model = create_ddp_model(model, **cfg.train.ddp, **on_cpu)
-        self._trainer = self._build_inner_trainer(loader, optimizer)
+        steps = cfg.train.accumulate, cfg.train.amp.enabled
+        self._trainer = build_inner_trainer(self.model, loader, optimizer, *steps)
         self.checkpointer = CheckedCheckpointer(self.model, cfg.train.output_dir, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter = 0, cfg.train.max_iter
         self.register_hooks(self.build_hooks(optimizer))
-
-    def _build_inner_trainer(
-        self, loader: TrainingBatches, optimizer: torch.optim.Optimizer
-    ) -> SimpleTrainer:
-        train = self.cfg.train
-        if train.accumulate > 1:
-            return AccumulatingTrainer(self.model, loader, optimizer, train.accumulate, train.amp.enabled)
-        return (AMPTrainer if train.amp.enabled else SimpleTrainer)(self.model, loader, optimizer)
 
     @classmethod
     def build_model(cls, cfg: DictConfig) -> nn.Module:
@@ -204,11 +207,9 @@ class LazyTrainer(BaseTrainer):
         """Results of ``dataloader.evaluator`` on ``dataloader.test``; none without an evaluator."""
         if "evaluator" not in cfg.dataloader:
             return {}
-        results = inference_on_dataset(
-            cls.build_test_model(cfg, model),
-            build_node(_test_loader_node(cfg), "dataloader.test"),
-            build(cfg, "dataloader.evaluator"),
-        )
+        model, evaluator = cls.build_test_model(cfg, model), build(cfg, "dataloader.evaluator")
+        with worker_errors_explained():
+            results = inference_on_dataset(model, _build_test_loader(cfg), evaluator)
         if comm.is_main_process():
             print_csv_format(results)
         return results

@@ -181,6 +181,10 @@ def forward_signals() -> Iterator[None]:
     try:
         yield
     except ProcessExitedException as error:
+        if error.exit_code < 0:
+            killed = f"process {error.error_index} was killed ({signal.Signals(-error.exit_code).name})"
+            told = f"{killed}, and the others with it; --resume goes on from the last checkpoint"
+            print(told, file=sys.stderr, flush=True)
         sys.exit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code)
     finally:
         for number, handler in handlers.items():

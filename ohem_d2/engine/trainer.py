@@ -12,10 +12,11 @@ from detectron2.utils import comm
 from ..config import OHEMOptions, RoILossOptions, SolverOptions
 from ..data import build_labelled_loader, build_test_loader, build_train_loader
 from ..data.registered import first_class_names
+from ..data.workers import worker_errors_explained
 from ..evaluation import build_evaluator, build_test_model
 from ..evaluation.build import check_evaluation
 from ..utils.checkpoint import CheckedCheckpointer, load_trained
-from .accumulation import AccumulatingTrainer
+from .accumulation import build_inner_trainer
 from .base_trainer import BaseTrainer
 from .batches import TrainingBatches
 from .hooks import AllRoILoss
@@ -40,10 +41,9 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
         check_evaluation(cfg)
         super().__init__(cfg)
         num_batches = SolverOptions.from_config(cfg).accumulate
-        if num_batches > 1:
-            self._trainer = AccumulatingTrainer(
-                self.model, self.data_loader, self.optimizer, num_batches, cfg.SOLVER.AMP.ENABLED
-            )
+        self._trainer = build_inner_trainer(
+            self.model, self.data_loader, self.optimizer, num_batches, cfg.SOLVER.AMP.ENABLED
+        )
 
     @property
     def _initial_weights(self) -> str:
@@ -71,7 +71,8 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
     @classmethod
     def test(cls, cfg, model, evaluators=None):
         """Test as `DefaultTrainer` does, with the scales, box voting and soft-NMS of the keys in ``TEST``."""
-        return super().test(cfg, build_test_model(cfg, model), evaluators)
+        with worker_errors_explained():
+            return super().test(cfg, build_test_model(cfg, model), evaluators)
 
     def build_writers(self):
         return [*map(PatientWriter, super().build_writers()), MiningPrinter(self.model)]

@@ -20,7 +20,7 @@ from .candidates import as_sampled, label_candidates
 from .cls_losses import with_cls_loss
 from .ignoring import drop_ignored
 from .naive import ZeroedEasyLosses
-from .readonly_pass import CandidateLosses, candidate_losses, check_minable
+from .readonly_pass import CandidateLosses, candidate_losses, check_minable, name_not_finite
 from .rules import build_rule, mine_candidates
 from .statistics import LastMined, describe_mined, roi_sums, write_mining, write_samples
 
@@ -162,7 +162,11 @@ class OHEMMixin(StageFilter):
         except FloatingPointError:
             # Half precision may have overflowed: compute again in float32.
             in_float32 = replace(self.ohem, readonly_dtype="float32")
-            hard = self._mine(candidates, self._candidate_losses(candidates, targets, in_float32))
+            losses = self._candidate_losses(candidates, targets, in_float32)
+            try:
+                hard = self._mine(candidates, losses)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}: {name_not_finite(self._features, losses)}") from None
         return [c[rows] for c, rows in zip(candidates, hard)]
 
     def _candidate_losses(self, candidates, targets, options: OHEMOptions) -> CandidateLosses | None:

@@ -3,10 +3,12 @@
 Shape letters: R = candidate RoIs of all images, K = foreground classes. Label K is the background.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from detectron2.modeling.roi_heads import ROIHeads
@@ -28,9 +30,17 @@ from .roi_losses import (
     roi_terms,
 )
 
+logger = logging.getLogger(__name__)
+
 # If MODEL.OHEM.READONLY_CHUNK is 0, the read-only pass takes as many RoIs at a time as the training pass,
 # which needs more memory for each; but at least this many, to keep a GPU busy.
 _LEAST_CHUNK = 256
+
+# A chunk of no more RoIs is not halved where CUDA runs out of memory: it is not what takes the memory.
+_SMALLEST_CHUNK = 16
+
+# Heads whose chunk was halved, and the RoIs at a time that their memory has been enough for.
+_fitting_chunks: "WeakKeyDictionary[ROIHeads, int]" = WeakKeyDictionary()
 
 
 class CandidateLosses(NamedTuple):
@@ -65,15 +75,56 @@ def candidate_losses(
         with_predictions: whether scores and boxes are returned too; not of predictors with their own
             ``roi_losses``, whose predictions can be anything.
 
+    Where CUDA runs out of memory, the pass begins again with chunks of half the size, with the same random
+    numbers. Later passes of these heads keep the size that was small enough.
+
     Raises:
         TypeError: heads of no known family, or a predictor with a loss that is not known.
+        torch.cuda.OutOfMemoryError: the memory is too small for a few RoIs.
     """
     device = next(iter(features.values())).device
     num_rois = sum(map(len, candidates))
     if num_rois == 0:
         none = torch.zeros(0, device=device)
         return CandidateLosses(none, none, none, none, none.view(0, 4), none.long())
-    size = options.readonly_chunk or max(_LEAST_CHUNK, heads.batch_size_per_image * len(candidates))
+    wanted = options.readonly_chunk or max(_LEAST_CHUNK, heads.batch_size_per_image * len(candidates))
+    size = min(wanted, num_rois, _fitting_chunks.get(heads, wanted))
+    run = partial(_losses_in_chunks, heads, features, candidates, targets, options, with_predictions)
+    losses, fitting = _run_in_fitting_chunks(run, size)
+    if fitting < size:
+        _fitting_chunks[heads] = fitting
+        logger.warning(
+            "CUDA ran out of memory in the read-only pass with %d RoIs at a time: from now on it takes %d "
+            "(MODEL.OHEM.READONLY_CHUNK)", size, fitting,
+        )  # fmt: skip
+    return losses
+
+
+def _run_in_fitting_chunks(run: Callable[[int], CandidateLosses], size: int) -> tuple[CandidateLosses, int]:
+    """The result of `run`, which takes the size of its chunks, and the size that fitted into memory."""
+    while True:
+        try:
+            return run(size), size
+        except torch.cuda.OutOfMemoryError as error:
+            if size <= _SMALLEST_CHUNK:
+                raise torch.cuda.OutOfMemoryError(
+                    f"the read-only pass runs out of memory with {size} RoIs at a time: lower "
+                    f"SOLVER.IMS_PER_BATCH or the size of the images; {error}"
+                ) from None
+        size = max(size // 2, _SMALLEST_CHUNK)  # here the error, whose frames hold tensors, is gone
+
+
+def _losses_in_chunks(
+    heads: ROIHeads,
+    features: dict[str, Tensor],
+    candidates: list[Instances],
+    targets: list[Instances],
+    options: OHEMOptions,
+    with_predictions: bool,
+    size: int,
+) -> CandidateLosses:
+    """`candidate_losses` with `size` RoIs at a time."""
+    device = next(iter(features.values())).device
     features = {name: features[name].detach() for name in heads.in_features}
     with EventStorage(), read_only(heads, options.readonly_dropout, device):
         with _precision(options.readonly_dtype, device):
@@ -105,6 +156,13 @@ def _sum_stages(
             of_stage = tuple(torch.where(stage.weights == 0, 0.0, x * stage.weights) for x in of_stage)
         terms = of_stage if terms is None else (terms[0] + of_stage[0], terms[1] + of_stage[1])
     return terms
+
+
+def name_not_finite(features: dict[str, Tensor], losses: CandidateLosses) -> str:
+    """The feature maps and terms of the loss that are not finite; host and device are synchronised."""
+    parts = {"feature map " + name: feature for name, feature in features.items()}
+    parts |= {"classification loss": losses.cls, "box loss": losses.box}
+    return ", ".join(name for name, values in parts.items() if not values.isfinite().all())
 
 
 def check_minable(heads: ROIHeads, rank_by: str, with_predictions: bool = False) -> None:

@@ -87,7 +87,10 @@ class CheckedCheckpointer(DetectionCheckpointer):
 
         Raises:
             OSError: the folder cannot be written, or the disk is full.
+            FloatingPointError: weights are not finite; nothing is written.
         """
+        if wrong := name_not_finite(self.model):
+            raise FloatingPointError(f"{name}.pth is not written: {wrong[0]} is not finite")
         if urlparse(self.save_dir).scheme:  # not a folder of this machine
             super().save(name, **kwargs)
         elif self.save_dir and self.save_to_disk:
@@ -247,6 +250,15 @@ def load_trained(model: nn.Module, path: str, key: str, folder: str = "", resume
     if random:
         message = "%s %r: %d parameters are not in it and stay random, such as %s; the model is not trained"
         checkpointer.logger.warning(message, key, path, len(random), random[0])
+
+
+def name_not_finite(model: nn.Module) -> list[str]:
+    """Names of the parameters with numbers that are not finite, and of the buffers with NaN.
+
+    A buffer may have infinite numbers on purpose, such as a mask of attention.
+    """
+    wrong = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    return wrong + [name for name, buffer in model.named_buffers() if buffer.isnan().any()]
 
 
 def find_damage(file: str | Path) -> str | None:

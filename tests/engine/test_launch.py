@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,21 @@ def test_both_kinds_of_launch_are_refused():
     assert refused.stderr.strip().endswith(
         "torchrun starts the processes; --num-gpus and --num-machines: leave them out"
     )
+
+
+@pytest.mark.slow
+def test_where_one_process_is_killed_the_others_end_soon(tmp_path):
+    write_toy(tmp_path)
+    command = [sys.executable, "-m", "tests.engine.killed_process", "--num-gpus", "2", "--dist-url", "auto"]
+    config = ["--config-file", "configs/Base-FastRCNN-small.yaml", *toy_options(tmp_path)]
+    more = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.CHECKPOINT_PERIOD", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+                   "DETECTRON2_DATASETS": str(tmp_path)}  # fmt: skip
+    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 300}
+    run = subprocess.run([*command, *config, *more], **options)
+    seconds = time.time() - float(re.search(r"killed at ([\d.]+)", run.stdout)[1])
+    assert run.returncode == 128 + 9 and seconds < 60  # 3 on a machine that does nothing else
+    assert run.stderr.splitlines()[-1] == (
+        "process 1 was killed (SIGKILL), and the others with it; --resume goes on from the last checkpoint"
+    )
+    assert (tmp_path / "run/last_checkpoint").read_text() == "model_0000001.pth"

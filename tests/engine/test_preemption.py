@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from torch.multiprocessing import ProcessExitedException
 
 from ohem_d2.engine import OHEMTrainer
 from ohem_d2.engine.preemption import EXIT_CODE, forward_signals
@@ -152,6 +153,16 @@ def test_processes_get_the_signals_of_their_parent_and_it_exits_as_they_do(tmp_p
     os.kill(process.pid, signal.SIGTERM)
     process.join(30)
     assert process.exitcode == 75
+
+
+@pytest.mark.parametrize(
+    "code, told", [(-9, "process 1 was killed (SIGKILL), and the others with it; "), (75, "")]
+)
+def test_a_process_that_was_killed_is_named(capsys, code, told):
+    with pytest.raises(SystemExit) as stop, forward_signals():
+        raise ProcessExitedException("of PyTorch", error_index=1, error_pid=123, exit_code=code)
+    assert stop.value.code == (137 if told else 75)  # as shells have it: 128 + 9
+    assert capsys.readouterr().err == (told and f"{told}--resume goes on from the last checkpoint\n")
 
 
 @pytest.mark.slow
