@@ -4,8 +4,9 @@
     python benchmarks/false_positives.py --output output/false_positives [--seeds 0 1] [KEY VALUE ...]
 
 Half of the test images show nothing but shapes that resemble objects; the labelled training images show no
-such shape (--distractors 1 3: they do), the folder of background images shows nothing else. The same number
-of iterations for all; what was made is not made again. At the score at which a model finds 50% or 70% of all
+such shape (--distractors 1 3: they do), the folder of background images shows nothing else. With it the
+schedule is longer, so that all models see the labelled images equally often. What was made is not made again.
+At the score at which a model finds 50% or 70% of all
 objects: its false positives per test image, and per test image without objects.
 """
 
@@ -25,10 +26,12 @@ from tabulate import tabulate
 
 from ohem_d2.comparison import run_once
 from ohem_d2.data import register_catalog
+from ohem_d2.engine import load_config
 from ohem_d2.evaluation.matching import Matches, match_boxes
 from ohem_d2.evaluation.run_detections import load_labelled_images, read_detections
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIG = str(ROOT / "configs/demo/ohem.yaml")
 RECALLS = (0.5, 0.7)
 # What is trained on -> DATASETS.TRAIN; how RoIs are sampled -> MODEL.OHEM.ENABLED.
 TRAINED_ON = {"labelled": "('demo_train',)", "labelled + background": "('demo_train', 'demo_background')"}
@@ -87,7 +90,9 @@ def make_run(
         "MODEL.OHEM.VIS_PERIOD": "0",
     }
     opts = [*(text for option in options.items() for text in option), *args.opts]
-    record = run_once(str(ROOT / "configs/demo/ohem.yaml"), seed, folder, opts)
+    if "background" in trained_on:
+        opts += longer_schedule(opts, 1 + args.background / args.train)
+    record = run_once(CONFIG, seed, folder, opts)
     average = {name: record["figures"][f"bbox/{name}"] for name in ("AP", "AP50")}
     return {
         "seed": seed,
@@ -96,6 +101,13 @@ def make_run(
         **average,
         **measure(catalog, folder),
     }
+
+
+def longer_schedule(opts: Sequence[str], factor: float) -> list[str]:
+    """Overrides that make the schedule of the config with `opts` longer."""
+    solver = load_config(CONFIG, opts).SOLVER
+    steps = tuple(round(step * factor) for step in solver.STEPS)
+    return ["SOLVER.MAX_ITER", str(round(solver.MAX_ITER * factor)), "SOLVER.STEPS", str(steps)]
 
 
 def measure(catalog: Path, folder: Path) -> dict[str, float | None]:

@@ -92,4 +92,6 @@ def test_it_runs_from_drawing_to_the_table(benchmark, monkeypatch, tmp_path):
     folders = ("OHEM_labelled_seed0", "OHEM_labelled_background_seed0")
     configs = [(tmp_path / folder / "config.yaml").read_text() for folder in folders]
     assert ["demo_background" in config for config in configs] == [False, True]
+    # 6 images instead of 4: 3 iterations instead of 2.
+    assert [re.search(r"MAX_ITER: (\d+)", config)[1] for config in configs] == ["2", "3"]
     assert "| OHEM" in (tmp_path / "r.md").read_text()
