@@ -36,6 +36,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+
+import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps off the console)
+
+# isort: split
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from measure import write_report
 from tabulate import tabulate

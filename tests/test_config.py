@@ -59,6 +59,7 @@ def test_check_values_finds_a_wrong_value_of_any_section():
         "MODEL.CLS_LOSS.NAME": ("hinge", "one of 'cross_entropy', 'focal', 'guided'"),
         "MODEL.TORCHVISION.NORM": ("GN", "one of 'BN', 'FrozenBN'"),
         "MODEL.TORCHVISION.STRIDES": ((4,), "one stride for each of LAYERS"),
+        "DATALOADER.TIMEOUT": (-1, "an integer >= 0"),
         "DATASETS.PROPOSALS_MISSING": ("skip", "one of 'error', 'ground_truth'"),
         "DATASETS.VOC_DIFFICULT": ("skip", "one of 'keep', 'drop', 'ignore'"),
         "SOLVER.ACCUMULATE": (0, "an integer >= 1"),

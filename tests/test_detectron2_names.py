@@ -37,6 +37,7 @@ TABLE = {
         ["modeling/retinanet.py"],
     ),
     "_exit": ("os", ["data/workers.py", "engine/preemption.py", "proposals/selective_search.py"]),
+    "_file_handle": ("detectron2.utils.events:JSONWriter", ["engine/writers.py"]),
     "_func": (EVAL_HOOK, ["engine/trainer.py"]),
     "_get_builtin_metadata": ("detectron2.data.datasets.builtin_meta", ["data/builtin.py"]),
     "_image_set_path": (VOC, ["evaluation/voc_evaluation.py"]),

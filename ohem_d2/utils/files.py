@@ -31,7 +31,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        if error.filename is None:  # as of a full disk
+        if error.filename is None and error.errno is not None:  # as of a full disk
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:

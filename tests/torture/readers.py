@@ -22,8 +22,8 @@ from ohem_d2.data.checking.coco import check_coco
 from ohem_d2.data.checking.report import Report
 from ohem_d2.data.checking.voc import check_voc
 from ohem_d2.data.coco import load_coco
+from ohem_d2.data.dataset_dicts import load_dataset_dicts
 from ohem_d2.data.layouts import read_folder
-from ohem_d2.data.loaders import _labelled_dicts
 from ohem_d2.data.regions import RegionDatasetMapper
 from ohem_d2.data.voc import VOCFolders
 from ohem_d2.engine.yaml_config import load_config, read_part
@@ -252,7 +252,7 @@ def _load_coco(path: Path) -> None:
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(json_file=str(path))
     try:
-        for record in _labelled_dicts([name], filter_empty=True):
+        for record in load_dataset_dicts([name], filter_empty=True):
             _mapper()(record)
     finally:
         _forget(name)
