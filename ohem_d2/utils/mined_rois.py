@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .files import atomic_file
+from .messages import one_line
 
 __all__ = ["MinedRoIs", "read_mined"]
 
@@ -72,9 +73,27 @@ class MinedRoIs:
                 if metadata.get("format") != FORMAT:
                     raise ValueError(f"{path} is not a record of mined RoIs")
                 arrays = {f.name: file.get_tensor(f.name) for f in fields(cls)[1:]}
-                return cls(images=json.loads(metadata["images"]), **arrays)
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path}: truncated or damaged: {error}") from error
+                mined = cls(images=json.loads(metadata["images"]), **arrays)
+        except (SafetensorError, KeyError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{path}: truncated or damaged: {one_line(error)}") from error
+        if not mined._is_consistent():
+            raise ValueError(f"{path}: damaged: its arrays do not belong together")
+        return mined
+
+    def _is_consistent(self) -> bool:
+        """Whether the arrays have the types and shapes of the fields, and point to what is there."""
+        is_list = isinstance(self.images, list) and all(isinstance(name, str) for name in self.images)
+        num_visits, num_rois = self.iterations.size, self.labels.size
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)[1:]}
+        lengths = {"sizes": (num_visits, 2), "offsets": (num_visits + 1,), "boxes": (num_rois, 4)}
+        lengths |= dict.fromkeys(("iterations", "visited"), (num_visits,))
+        for name, array in arrays.items():
+            is_real = name in ("boxes", "ious", "cls_losses", "box_losses")
+            if array.shape != lengths.get(name, (num_rois,)) or array.dtype.kind != ("f" if is_real else "i"):
+                return False
+        is_ordered = self.offsets[[0, -1]].tolist() == [0, num_rois] and (np.diff(self.offsets) >= 0).all()
+        is_known = ((self.visited >= 0) & (self.visited < len(self.images))).all()
+        return bool(is_list and is_ordered and is_known)
 
 
 _OF_ROIS = ("boxes", "labels", "objects", "ious", "cls_losses", "box_losses")
