@@ -41,7 +41,7 @@ def read_inspected(path: str | Path) -> list[InspectedImage]:
     rows = read_json(path)
     try:
         return [_image_of(row) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a file of inspected labels: {brief(error)}") from None
 
 

@@ -70,12 +70,14 @@ class MinedRoIs:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise ValueError(f"{path} is not a record of mined RoIs")
-                arrays = {f.name: file.get_tensor(f.name) for f in fields(cls)[1:]}
-                mined = cls(images=json.loads(metadata["images"]), **arrays)
-        except (SafetensorError, KeyError, json.JSONDecodeError, RecursionError) as error:
+                if metadata.get("format") == FORMAT:
+                    arrays = {f.name: file.get_tensor(f.name) for f in fields(cls)[1:]}
+                    mined = cls(images=json.loads(metadata["images"]), **arrays)
+        # ValueError: of NumPy, for an array of too many dimensions, and of JSON.
+        except (SafetensorError, KeyError, RecursionError, ValueError) as error:
             raise ValueError(f"{path}: truncated or damaged: {one_line(error)}") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is not a record of mined RoIs")
         if not mined._is_consistent():
             raise ValueError(f"{path}: damaged: its arrays do not belong together")
         return mined
