@@ -24,6 +24,11 @@ import numpy as np
 from measure import write_report
 from tabulate import tabulate
 
+import ohem_d2  # noqa: F401 (before Detectron2, whose FutureWarnings it keeps off the console)
+
+# isort: split
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
 from ohem_d2.comparison import run_once
 from ohem_d2.data import register_catalog
 from ohem_d2.engine import load_config
@@ -105,13 +110,22 @@ def make_run(
 
 def longer_schedule(opts: Sequence[str], factor: float) -> list[str]:
     """Overrides that make the schedule of the config with `opts` longer."""
-    solver = load_config(CONFIG, opts).SOLVER
+    forget_data()
+    solver = load_config(CONFIG, opts).SOLVER  # registers the data
     steps = tuple(round(step * factor) for step in solver.STEPS)
     return ["SOLVER.MAX_ITER", str(round(solver.MAX_ITER * factor)), "SOLVER.STEPS", str(steps)]
 
 
+def forget_data() -> None:
+    """Make room for the data sets of another seed, which have the same names."""
+    for name in [name for name in DatasetCatalog if name.startswith("demo_")]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
 def measure(catalog: Path, folder: Path) -> dict[str, float | None]:
     """False positives of the last test of a run."""
+    forget_data()
     register_catalog(catalog)
     images = load_labelled_images("demo_test")
     matches = match_boxes(images.objects, read_detections(folder / "inference/demo_test", images))

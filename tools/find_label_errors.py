@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folds", type=int, default=0, help="models to train; default: none, MODEL.WEIGHTS")
     parser.add_argument("--seed", type=int, default=0, help="of the folds and the trainings; default 0")
     parser.add_argument("--num-gpus", type=int, default=1, help="of a training; default 1")
-    parser.add_argument("--rank-by", choices=list(RANKED_BY), default="cls+box", help="default: cls+box")
+    parser.add_argument("--rank-by", choices=list(RANKED_BY), default="cls", help="default: cls")
     parser.add_argument("--top", type=int, default=100, help="of each kind in page and JSON; default 100")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("opts", nargs="*", default=[], help="KEY VALUE overrides")

@@ -35,7 +35,7 @@ class RankedFinding(NamedTuple):
 def rank_findings(
     images: Sequence[InspectedImage],
     objectlab: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
-    rank_by: str = "cls+box",
+    rank_by: str = "cls",
 ) -> list[RankedFinding]:
     """The findings of all images by loss descending; equal ones in their order.
 

@@ -83,12 +83,13 @@ def test_it_runs_from_drawing_to_the_table(benchmark, monkeypatch, tmp_path):
     if not hasattr(cv2, "ximgproc"):
         pytest.skip("needs opencv-contrib-python")
     monkeypatch.setattr(benchmark, "SAMPLING", {"OHEM": "True"})
-    few = ["--train", "4", "--background", "2", "--test", "2", "--output", str(tmp_path)]
+    few = ["--seeds", "0", "1", "--train", "4", "--background", "2", "--test", "2", "--output", str(tmp_path)]
     opts = ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "DATALOADER.NUM_WORKERS", "0"]
     monkeypatch.setattr("sys.argv", ["x", *few, "--results", str(tmp_path / "r.json"), *opts])
     benchmark.main()
     runs = json.loads((tmp_path / "r.json").read_text())["runs"]
-    assert [run["trained on"] for run in runs] == list(benchmark.TRAINED_ON)
+    expected = [(seed, trained_on) for seed in (0, 1) for trained_on in benchmark.TRAINED_ON]
+    assert [(run["seed"], run["trained on"]) for run in runs] == expected
     folders = ("OHEM_labelled_seed0", "OHEM_labelled_background_seed0")
     configs = [(tmp_path / folder / "config.yaml").read_text() for folder in folders]
     assert ["demo_background" in config for config in configs] == [False, True]

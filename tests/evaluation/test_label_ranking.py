@@ -15,7 +15,7 @@ def images():
 
 
 def test_the_list_of_all_images_is_by_loss(images):
-    assert [f.finding.loss for f in rank_findings(images)] == [4.0, 2.5, 1.0]
+    assert [f.finding.loss for f in rank_findings(images, rank_by="cls+box")] == [4.0, 2.5, 1.0]
 
 
 def test_the_list_is_by_one_term_where_that_is_chosen(images):
