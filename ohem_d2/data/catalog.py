@@ -28,6 +28,7 @@ to the catalogue's folder. Any other relative one is looked up under ``$DETECTRO
 begins with "." is, like such a ``root``, relative to the catalogue's folder.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ from typing import Any
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..utils.messages import brief
+from ..utils.messages import brief, one_line
 from ..utils.yaml_files import SafeLoader, read_yaml
 from .catalog_entry import Dataset, Entry
 
@@ -95,8 +96,8 @@ class _UniqueKeyLoader(SafeLoader):
 
 
 def _read_catalog(path: Path) -> Mapping[Any, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"data set catalogue {path} does not exist (DATASETS.CATALOG)")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"data set catalogue {one_line(path)} does not exist (DATASETS.CATALOG)")
     with open(path, encoding="utf-8") as file:
         content = read_yaml(file, str(path), _UniqueKeyLoader)
     if not isinstance(content, dict) or not content:

@@ -192,7 +192,7 @@ class Entry:
         if root.is_absolute():
             return root, common
         local = self.path.absolute().parent
-        base = common if not _is_local(self.values["root"]) and (common / root).exists() else local
+        base = common if not _is_local(self.values["root"]) and os.path.exists(common / root) else local
         return Path(os.path.normpath(base / root)), base
 
     def proposal_files(self, root: Path, base: Path, splits: dict[str, str]) -> dict[str, ProposalFiles]:

@@ -15,6 +15,12 @@ from ..utils.messages import brief, name_some, one_line
 
 __all__ = ["leads_outside", "load_coco"]
 
+# What Detectron2 and pycocotools raise for a file that is none of COCO's.
+_DAMAGED = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError),
+    ValueError,
+)
+
 
 def load_coco(
     json_file: str,
@@ -47,7 +53,7 @@ def load_coco(
     try:
         with _with_ignore_as_crowd(json_file) as file:
             dicts = load_coco_json(file, image_root, name, extra_annotation_keys=list(ignore))
-    except (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{json_file}: not a COCO instances file: {one_line(repr(error))}") from error
     for record in dicts:
         _check(record, json_file)

@@ -8,7 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
 from omegaconf import DictConfig, OmegaConf
 
 from ..data.registered import class_names, is_background, require_registered
-from ..utils.messages import name_some
+from ..utils.messages import brief, name_some
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,10 @@ def fit_num_classes(cfg: CfgNode) -> None:
         ValueError: a data set is not registered, or has another number of classes than the model; or there is
             nothing to train on but background.
     """
+    for key in ("TRAIN", "TEST"):
+        names = cfg.DATASETS[key]
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"DATASETS.{key} is {brief(names)}; valid: a list of names")
     classes = _classes_of([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     _require_labelled("DATASETS.TRAIN", cfg.DATASETS.TRAIN)
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)

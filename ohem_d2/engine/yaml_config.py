@@ -143,7 +143,7 @@ def check_config(cfg: CfgNode) -> None:
 
 def _check_registered(key: str, name: str, registry: Registry) -> None:
     if name not in registry:
-        raise KeyError(f"MODEL.{key} is {name!r}; valid: {', '.join(known for known, _ in registry)}")
+        raise KeyError(f"MODEL.{key} is {brief(name)}; valid: {', '.join(known for known, _ in registry)}")
 
 
 def _check_cls_loss(cfg: CfgNode) -> None:

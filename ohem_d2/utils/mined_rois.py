@@ -85,6 +85,8 @@ class MinedRoIs:
     def _is_consistent(self) -> bool:
         """Whether the arrays have the types and shapes of the fields, and point to what is there."""
         is_list = isinstance(self.images, list) and all(isinstance(name, str) for name in self.images)
+        if not is_list:
+            return False
         num_visits, num_rois = self.iterations.size, self.labels.size
         arrays = {f.name: getattr(self, f.name) for f in fields(self)[1:]}
         lengths = {"sizes": (num_visits, 2), "offsets": (num_visits + 1,), "boxes": (num_rois, 4)}
@@ -95,7 +97,7 @@ class MinedRoIs:
                 return False
         is_ordered = self.offsets[[0, -1]].tolist() == [0, num_rois] and (np.diff(self.offsets) >= 0).all()
         is_known = ((self.visited >= 0) & (self.visited < len(self.images))).all()
-        return bool(is_list and is_ordered and is_known)
+        return bool(is_ordered and is_known)
 
 
 _OF_ROIS = ("boxes", "labels", "objects", "ious", "cls_losses", "box_losses")

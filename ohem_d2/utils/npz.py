@@ -3,6 +3,7 @@
 Not ``np.load``, which allocates whatever the header of an untrusted file claims.
 """
 
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,12 +56,19 @@ class NpzFile:
             with self._archive.open(info) as file:
                 shape, fortran, dtype = _read_header(file)
                 content = file.read()
+            if dtype.kind == "U" and (np.frombuffer(content, _as_numbers(dtype)) > sys.maxunicode).any():
+                raise ValueError("its text is no Unicode")
             array = np.frombuffer(content, dtype)
             return array.reshape(shape, order="F" if fortran else "C")
         except Exception as error:  # zlib, zipfile and numpy each have their own
             raise ValueError(
                 f"{self._path}: array {brief(info.filename)} is damaged: {one_line(error)}"
             ) from error
+
+
+def _as_numbers(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type of the characters of a type of text."""
+    return np.dtype(np.uint32).newbyteorder(dtype.byteorder)
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -84,11 +84,13 @@ class Options:
 
     def require_fraction(self, field: str) -> None:
         """Check that the value is in [0, 1]."""
-        self.require(0 <= getattr(self, field) <= 1, field, "a number in [0, 1]")
+        value = getattr(self, field)
+        self.require(isinstance(value, (int, float)) and 0 <= value <= 1, field, "a number in [0, 1]")
 
     def require_at_least(self, least: int, field: str) -> None:
         """Check that the value is at least `least`."""
-        self.require(getattr(self, field) >= least, field, f"an integer >= {least}")
+        value = getattr(self, field)
+        self.require(isinstance(value, int) and value >= least, field, f"an integer >= {least}")
 
 
 def _get_section(cfg: CN, name: str) -> Any:

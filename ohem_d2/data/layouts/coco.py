@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...utils.messages import one_line
 from ...utils.text_files import read_json
 from .base import LabelledFolder, LabelledImage, split_of
 from .images import ImageIndex
@@ -58,11 +59,11 @@ def _read(
     for entry in images:
         by_id[str(entry.get("id"))] = _add_image(found, path, entry, index, split, seen)
     for annotation in annotations:
-        what = f"annotation {annotation.get('id')}"
+        what = f"annotation {one_line(annotation.get('id'))}"
         image_id, category_id = (str(annotation.get(key)) for key in ("image_id", "category_id"))
         if image_id not in by_id or category_id not in names:
             wrong = f"category {category_id}" if image_id in by_id else f"image {image_id}"
-            found.add_problem(path, f"{what}: {wrong} is not in the file")
+            found.add_problem(path, f"{what}: {one_line(wrong)} is not in the file")
             continue
         box, image = annotation.get("bbox"), by_id[image_id]
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
@@ -98,10 +99,12 @@ def _add_image(
     name, sides = entry.get("file_name"), (entry.get("width"), entry.get("height"))
     picture = index.find(name, path, split) if isinstance(name, str) else None
     if picture is None:
-        found.add_problem(path, f"image {entry.get('id')}: there is no file {name!r}")
+        found.add_problem(path, f"image {one_line(entry.get('id'))}: there is no file {name!r}")
         return None
     if picture in seen:
-        found.add_problem(path, f"image {entry.get('id')}: {picture} is also that of {seen[picture].name}")
+        found.add_problem(
+            path, f"image {one_line(entry.get('id'))}: {picture} is also that of {seen[picture].name}"
+        )
         return None
     seen[picture] = path
     annotated = sides if all(isinstance(side, int) and side > 0 for side in sides) else None
