@@ -2,7 +2,7 @@ define HELP
 make demo       train the heuristic baseline and OHEM on a small drawn data set, compare them
 make test       run the fast tests (TESTS=tests/mining for some of them)
 make test-all   run every test
-make torture    hostile files, faults and long runs, for 20 minutes
+make torture    hostile files, faults and long runs
 make lint       check style and types
 make docs       build the documentation, docs/_build/html
 make gpu        test and measure on the GPU: PARTS (default "1 2 3") of nine minutes, each with its archive

@@ -27,6 +27,7 @@ from ohem_d2.data import (
     build_train_loader,
     load_voc,
     read_proposals,
+    workers,
     write_proposals,
 )
 from ohem_d2.proposals.formats import write_detectron2
@@ -271,6 +272,17 @@ def test_workers_started_by_spawn_get_the_proposals(dataset):
     loader = build_test_loader(cfg, "pets")
     loader.multiprocessing_context = "spawn"
     assert [len(image["proposals"]) for (image,) in loader] == [3, 3]
+
+
+def test_both_loaders_wait_for_workers_as_long_as_the_config_says(dataset, monkeypatch):
+    path = dataset("pets", {"000001": COVER, "000002": COVER})
+    cfg = config(("pets",), (path,), ("pets",), (path,))
+    cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.TIMEOUT = 1, 7
+    waits, watch = [], workers._Watch
+    monkeypatch.setattr(workers, "_Watch", lambda w, seconds: waits.append(seconds) or watch(w, seconds))
+    next(iter(build_train_loader(cfg)))
+    next(iter(build_test_loader(cfg, "pets")))
+    assert waits == [7, 7]
 
 
 def test_the_data_room_needs_no_opencv():
