@@ -73,7 +73,8 @@ def run(args, stack: ExitStack):
     try:
         return trainer.train()
     except Exception as error:  # Detectron2 has logged it
-        sys.exit(f"{describe_error(error)} (see {output_dir}/log.txt)")
+        rank = comm.get_rank()
+        sys.exit(f"{describe_error(error)} (see {output_dir}/log.txt{f'.rank{rank}' if rank else ''})")
 
 
 if __name__ == "__main__":

@@ -198,19 +198,46 @@ def test_both_kinds_of_launch_are_refused():
     )
 
 
-@pytest.mark.slow
-def test_where_one_process_is_killed_the_others_end_soon(tmp_path):
+@pytest.fixture
+def fail(tmp_path):
+    """Train in two processes of which the second fails: the ended command, and the seconds it took."""
     write_toy(tmp_path)
-    command = [sys.executable, "-m", "tests.engine.killed_process", "--num-gpus", "2", "--dist-url", "auto"]
-    config = ["--config-file", "configs/Base-FastRCNN-small.yaml", *toy_options(tmp_path)]
-    more = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.CHECKPOINT_PERIOD", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-                   "DETECTRON2_DATASETS": str(tmp_path)}  # fmt: skip
-    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 300}
-    run = subprocess.run([*command, *config, *more], **options)
-    seconds = time.time() - float(re.search(r"killed at ([\d.]+)", run.stdout)[1])
+
+    def fail(fault):
+        command = [sys.executable, "-m", "tests.engine.failing_process", "--num-gpus", "2"]
+        config = ["--dist-url", "auto", "--config-file", "configs/Base-FastRCNN-small.yaml"]
+        more = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.CHECKPOINT_PERIOD", "1",
+                "MODEL.ROI_HEADS.NAME", "OHEMROIHeads"]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FAULT": fault,
+                       "DETECTRON2_DATASETS": str(tmp_path)}  # fmt: skip
+        run = subprocess.run(
+            [*command, *config, *toy_options(tmp_path), *more],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        seconds = time.time() - float(re.search(r"failed at ([\d.]+)", run.stdout)[1])
+        assert (tmp_path / "run/last_checkpoint").read_text() == "model_0000001.pth"
+        return run, seconds
+
+    return fail
+
+
+END = "and the others with it; --resume goes on from the last checkpoint"
+
+
+@pytest.mark.slow
+def test_where_one_process_is_killed_the_others_end_soon(fail):
+    run, seconds = fail("killed")
     assert run.returncode == 128 + 9 and seconds < 60  # 3 on a machine that does nothing else
-    assert run.stderr.splitlines()[-1] == (
-        "process 1 was killed (SIGKILL), and the others with it; --resume goes on from the last checkpoint"
-    )
-    assert (tmp_path / "run/last_checkpoint").read_text() == "model_0000001.pth"
+    assert run.stderr.splitlines()[-1] == f"process 1 was killed (SIGKILL), {END}"
+
+
+@pytest.mark.slow
+def test_where_the_numbers_of_one_process_are_not_finite_it_names_its_images(fail, tmp_path):
+    run, seconds = fail("nan")
+    assert run.returncode == 1 and seconds < 60
+    assert run.stderr.splitlines()[-1] == f"process 1 failed (its line above says why), {END}"
+    (line,) = re.findall(r"^FloatingPointError: .*", run.stderr, re.MULTILINE)
+    assert line.startswith("FloatingPointError: iteration 2, process 1: 32 of 32 losses are not finite")
+    assert re.search(r"not finite: none of the weights; images of the batch: \S+/JPEGImages/\w+\.jpg ", line)
+    assert line.endswith(f" (see {tmp_path}/run/log.txt.rank1)") and "Traceback" not in run.stderr
+    assert "FloatingPointError" in (tmp_path / "run/log.txt.rank1").read_text()

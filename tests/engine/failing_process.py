@@ -1,4 +1,4 @@
-"""train_net.py, whose process of rank 1 kills itself: ``python -m tests.engine.killed_process ...``."""
+"""train_net.py, whose process of rank 1 fails: ``FAULT=killed|nan python -m tests.engine.failing_process``."""
 
 import os
 import signal
@@ -13,8 +13,12 @@ from ohem_d2.engine import OHEMTrainer, launch_training
 
 def run_step(self, _parents=OHEMTrainer.run_step):
     if self.iter == 2 and comm.get_rank() == 1:
-        print(f"killed at {time.time()}", flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
+        print(f"failed at {time.time()}", flush=True)
+        if os.environ["FAULT"] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.model.module.backbone.register_forward_hook(
+            lambda *args: {name: values * float("nan") for name, values in args[2].items()}
+        )
     _parents(self)
 
 
