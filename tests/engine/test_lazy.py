@@ -13,8 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ohem_d2 import OHEMOptions, OHEMROIHeads
 from ohem_d2.config import BoxVotingOptions, MultiScaleOptions, SoftNMSOptions
+from ohem_d2.data import workers
 from ohem_d2.engine import LazyTrainer, load_lazy_config
 from ohem_d2.engine.accumulation import AccumulatingTrainer
+from ohem_d2.engine.lazy import _build_test_loader
 from ohem_d2.evaluation import RCNNWithTTA
 
 from ..builders import make_inputs, tiny_cfg
@@ -170,6 +172,16 @@ def test_images_keep_their_size_where_each_scale_resizes_them(toy):
         cfg = toy(f"test.aug.enabled={enabled}")
         assert len(LazyTrainer.build_test_mapper(cfg).augmentations.augs) == num
         assert len(cfg.dataloader.test.mapper.augmentations) == 1
+
+
+def test_both_loaders_wait_for_workers_as_long_as_the_config_says(toy, monkeypatch):
+    waits, watch = [], workers._Watch
+    monkeypatch.setattr(workers, "_Watch", lambda w, seconds: waits.append(seconds) or watch(w, seconds))
+    workers_of_both = [f"dataloader.{split}.num_workers=1" for split in ("train", "test")]
+    cfg = toy("dataloader.train.timeout=7", *workers_of_both)
+    next(iter(LazyTrainer.build_train_loader(cfg)))
+    next(iter(_build_test_loader(cfg)))
+    assert waits == [7, 7]
 
 
 def test_the_model_is_tested_as_the_options_say(toy):
