@@ -27,6 +27,8 @@ def test_a_later_box_lies_on_top_and_a_text_is_written_inside_its_box():
     plain, written = (draw_boxes(BLACK, np.array([box]), PALETTE[:1], texts) for texts in (None, ["x"]))
     changed = np.argwhere((plain != written).any(-1))
     assert len(changed) and (changed.min(0) >= (5, 10)).all()
+    inside = written[8:23, 13:28].reshape(-1, 3).astype(int)  # without the lines
+    assert np.abs(inside - PALETTE[0]).sum(1).min() < 60  # a letter's middle: its edges are mixed with white
 
 
 def test_images_stand_in_rows_and_columns_under_their_titles():
@@ -58,7 +60,8 @@ def test_images_of_any_sizes_stand_under_their_names():
     assert sheet.shape == (28 + 22 + 10 + 6 + 22 + 30, 2 * 80 + 6, 3)
     assert (sheet[50:60, :20] == 90).all() and (sheet[50:60, 86:106] == 90).all()
     assert (sheet[50:60, 20:86] == 255).all() and (sheet[88:, 86:] == 60).all()
-    assert (sheet[28:50, :40] < 100).any() and (sheet[66:88, :40] < 100).any()  # the names
+    named = [(sheet[top : top + 22, :40] < 100).any(-1) for top in (28, 66)]
+    assert named[0].any() and named[1].any() and (named[0] != named[1]).any()
 
 
 def test_a_legend_that_is_too_long_goes_on_in_the_next_line():
@@ -99,6 +102,8 @@ def test_of_a_dashed_box_half_is_drawn():
     drawn = draw_boxes(image, np.array([[10, 10, 50, 30]]), [RED], width=1, dashed=[True])
     assert (drawn[10, 10:50] == RED).all(axis=1).tolist() == ([True] * 4 + [False] * 4) * 5
     assert (drawn[10, 14:18] == 255).all()
+    assert (drawn[30, 10:50] == drawn[10, 10:50]).all() and (drawn[10:30, 50] == drawn[10:30, 10]).all()
+    assert (drawn[10:30, 10] == RED).all(axis=1).tolist() == ([True] * 4 + [False] * 4) * 2 + [True] * 4
     solid = draw_boxes(image, np.array([[10, 10, 50, 30]]), [RED], width=1, dashed=[False])
     assert (solid == draw_boxes(image, np.array([[10, 10, 50, 30]]), [RED], width=1)).all()
     assert (solid[10, 10:51] == RED).all()

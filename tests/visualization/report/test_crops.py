@@ -29,10 +29,22 @@ def test_a_picture_is_a_square_around_the_box(image):
     assert picture[:, :55].max() < 30 and picture[:, 65:].min() > 225
 
 
-@pytest.mark.parametrize("box", [(0, 0, 5, 5), (195, 95, 200, 100), (199, 99, 199, 99), (150, 60, 400, 300)])
-def test_at_the_border_a_picture_stays_inside_the_image(image, box):
+@pytest.mark.parametrize(
+    "box, is_white",
+    [
+        ((0, 0, 5, 5), False),
+        ((150, 0, 155, 5), True),
+        ((195, 95, 200, 100), True),
+        ((199, 99, 199, 99), True),
+        ((150, 60, 400, 300), None),  # both halves
+    ],
+)
+def test_at_the_border_a_picture_stays_inside_the_image(image, box, is_white):
+    """What is outside would be black."""
     picture = pixels_of(cut_out(image, [], box, size=48))
     assert max(picture.shape) == 48 and min(picture.shape[:2]) >= 24
+    if is_white is not None:
+        assert picture.min() > 225 if is_white else picture.max() < 30
 
 
 def test_without_a_box_it_is_the_whole_image(image):
