@@ -99,7 +99,7 @@ def dropped_duplicates(
     """
     hardest = torch.sort(candidates.losses, descending=True, stable=True).indices[:num_per_image]
     left = hardest[~torch.isin(hardest, hard)]
-    if not len(hard) or options.nms_thresh == 1:
+    if not len(hard):
         return left[:0], left[:0]
     boxes, losses, labels = candidates.proposal_boxes.tensor, candidates.losses, candidates.gt_classes
     ious = box_iou(boxes[left], boxes[hard]) * (losses[left][:, None] <= losses[hard])

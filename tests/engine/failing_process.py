@@ -1,4 +1,4 @@
-"""train_net.py, whose process of rank 1 fails: ``FAULT=killed|nan python -m tests.engine.failing_process``."""
+"""train_net.py, whose process of rank 1 fails: ``FAULT=nan python -m tests.engine.failing_process ...``."""
 
 import os
 import signal

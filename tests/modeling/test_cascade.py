@@ -1,8 +1,10 @@
 import pytest
 import torch
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.utils.events import get_event_storage
 
-from ohem_d2 import OHEMOptions
+from ohem_d2 import OHEMCascadeROIHeads, OHEMOptions
+from ohem_d2.modeling.box_forward import box_forward
 from ohem_d2.modeling.candidates import label_candidates
 from ohem_d2.modeling.readonly_pass import candidate_losses
 
@@ -69,6 +71,42 @@ def test_a_cascade_trains_what_it_selected_once(storage, num_proposals, num_obje
     sum(losses.values()).backward()
     assert all(len(p) <= 8 for p in trained) and all(loss.isfinite() for loss in losses.values())
     assert all(p.grad is not None for p in heads.parameters())
+
+
+class OwnStages(OHEMCascadeROIHeads):
+    """As the parent, by a method of its own."""
+
+    def _run_stage(self, features, proposals, stage):
+        return super()._run_stage(features, proposals, stage)
+
+
+class NamedPredictions(FastRCNNOutputLayers):
+    """A predictor whose predictions are no pair, and whose losses are its own."""
+
+    def forward(self, x):
+        scores, deltas = super().forward(x)
+        return {"scores": scores, "deltas": deltas}
+
+    def predict_boxes(self, predictions, proposals):
+        return super().predict_boxes((predictions["scores"], predictions["deltas"]), proposals)
+
+    def roi_losses(self, predictions, proposals):
+        return predictions["scores"].softmax(dim=1)[:, 0]
+
+
+@pytest.mark.parametrize("heads", [OHEMCascadeROIHeads, OwnStages])
+def test_predictions_of_any_kind_are_handed_to_the_predictor_they_are_of(storage, heads):
+    """The loss of a RoI is the probability of the first class, summed over the stages."""
+    features, proposals, targets = make_inputs()
+    expected, found = cascade(), cascade()
+    candidates = label_candidates(expected, proposals, targets)
+    stages = box_forward(expected, features, candidates, targets)
+    total = sum(stage.predictions[0].softmax(dim=1)[:, 0] for stage in stages)
+    found.__class__ = heads
+    for predictor in found.box_predictor:
+        predictor.__class__ = NamedPredictions
+    losses = candidate_losses(found, features, candidates, targets, OHEMOptions())
+    torch.testing.assert_close(losses.total, total)
 
 
 def test_naive_is_refused_for_a_cascade():

@@ -86,9 +86,23 @@ def test_focal_loss_with_gamma_zero_is_half_of_cross_entropy():
     assert focal["loss_box_reg"].item() == pytest.approx(plain["loss_box_reg"].item())
 
 
-def test_the_guided_loss_is_twice_the_box_loss_with_the_direction_of_cross_entropy():
+def test_terms_of_the_focal_loss_have_their_weights():
+    weights = {"loss_cls": 3.0, "loss_box_reg": 0.5}
+    plain, weighted = (
+        build(FocalOutputLayers, 2, loss_weight=w).losses(EQUAL, PROPOSALS) for w in (1.0, weights)
+    )
+    assert {k: v.item() for k, v in weighted.items()} == pytest.approx(
+        {k: weights[k] * v.item() for k, v in plain.items()}
+    )
+    alone = build(FocalOutputLayers, 2, loss_weight={"loss_box_reg": 0.5}).losses(EQUAL, PROPOSALS)
+    assert alone["loss_cls"].item() == pytest.approx(plain["loss_cls"].item())
+
+
+@pytest.mark.parametrize("certain", [0.0, 5.0])  # a cross-entropy above 1, and one far below
+def test_the_guided_loss_is_twice_the_box_loss_with_the_direction_of_cross_entropy(certain):
     torch.manual_seed(0)
-    logits = torch.randn(4, 3, requires_grad=True)
+    right = torch.nn.functional.one_hot(torch.tensor(LABELS), 3)
+    logits = (torch.randn(4, 3) + certain * right).requires_grad_()
     losses = build(GuidedOutputLayers, 2).losses((logits, EQUAL[1]), PROPOSALS)
     assert losses["loss_box_reg"].item() == pytest.approx(BOX / 4)  # the mean over four coordinates
     assert losses["loss_cls"].item() == pytest.approx(2 * BOX / 4)

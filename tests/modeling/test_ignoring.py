@@ -302,3 +302,17 @@ def test_the_loss_of_a_candidate_counts_only_the_stages_in_which_it_is_not_ignor
         nonempty = torch.cat([p.proposal_boxes.nonempty() for p in stage.proposals])
         assert torch.equal(stage.weights[nonempty] == 0, gone[nonempty])
     assert 0 < gone.sum() < len(gone)
+
+
+def test_in_a_cascade_images_without_regions_count_in_every_stage(storage):
+    heads, features, proposals, targets = cascade_on_a_region()
+    targets[1] = with_regions(targets[1:])[0]
+    heads.eval()
+    with torch.no_grad():
+        counted = {}
+        for number, of_images in enumerate((targets, with_regions(targets))):
+            candidates = label_candidates(heads, proposals, of_images)
+            *_, last = box_forward(heads, features, candidates, of_images)
+            counted[number] = last.weights.split([len(c) for c in candidates])
+    assert torch.equal(counted[0][1], counted[1][1])
+    assert counted[0][0].sum() < counted[1][0].sum()

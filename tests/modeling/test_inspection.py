@@ -36,6 +36,10 @@ def test_a_duplicate_is_of_a_roi_of_higher_loss():
     assert dropped(candidates_of([0, 1.5, 2.5], [5.0, 4, 3]), 3) == ([0, 2], [1], [0])
 
 
+def test_of_two_equal_losses_one_is_a_duplicate_of_the_other():
+    assert dropped(candidates_of([0, 1], [4.0, 4]), 2) == ([0], [1], [0])
+
+
 def test_without_nms_nothing_is_dropped():
     assert dropped(candidates_of([0, 1, 100], [1.0, 2, 3]), 2, nms_thresh=1.0) == ([2, 1], [], [])
 
@@ -51,12 +55,28 @@ def test_what_a_rule_leaves_out_is_no_duplicate():
     rois = candidates_of([0, 3, 100, 200], [4.0, 3, 2.5, 1], [0, 0, 0, 1])
     hard, rows, of = dropped(rois, 4, rule="quota")
     assert 0 in hard and 1 not in hard and (rows, of) == ([], [])
+    rois = candidates_of([0, 0, 100, 200], [4.0, 3, 2.5, 1], [0, 0, 0, 1])
+    assert dropped(rois, 4, rule="quota", nms_thresh=1.0)[1:] == ([], [])  # not above the threshold
 
 
 def test_no_candidates_at_all():
     none = candidates_of([0], [1.0])[torch.zeros(0, dtype=torch.long)]
     rows, of = dropped_duplicates(none, torch.zeros(0, dtype=torch.long), OHEMOptions(), 3)
     assert len(rows) == len(of) == 0 and len(sample_at_random(none, 4, 0.25, 1)) == 0
+
+
+def test_where_nothing_is_mined_nothing_is_a_duplicate():
+    rois, nothing = candidates_of([0, 1], [4.0, 3]), torch.zeros(0, dtype=torch.long)
+    assert [len(x) for x in dropped_duplicates(rois, nothing, OHEMOptions(), 2)] == [0, 0]
+
+
+def test_a_budget_of_the_batch_is_shared_by_its_images():
+    batch = [candidates_of([0, 100], [9.0, 8]), candidates_of([0, 100], [2.0, 1])]
+    rows = {
+        scope: [x.tolist() for x in mine_inspected(batch, OHEMOptions(budget=scope), 1, 1).rows]
+        for scope in ("image", "batch")
+    }
+    assert rows == {"image": [[0], [0]], "batch": [[0, 1], []]}
 
 
 def test_a_random_sample_has_the_shares_of_detectron2_and_leaves_the_random_state():

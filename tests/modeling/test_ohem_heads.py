@@ -177,10 +177,14 @@ def test_an_overflow_in_half_precision_is_recomputed_in_float32(storage):
     assert all(len(p) == 8 for p in trained) and sum(losses.values()).isfinite()
 
 
-def test_a_loss_that_is_not_finite_names_the_image(storage):
+def test_a_loss_that_is_not_finite_names_the_image_and_what_is_not_finite(storage):
     heads, (features, proposals, targets) = build_heads(), make_inputs()
     features["p2"][1] = features["p3"][1] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"in image\(s\) \[1\] of the batch"):
+    parts = "feature map p2, feature map p3, classification loss, box loss"
+    with pytest.raises(FloatingPointError, match=rf"in image\(s\) \[1\] of the batch: {parts}$"):
+        heads(None, features, proposals, targets)
+    features["p3"].zero_()
+    with pytest.raises(FloatingPointError, match="of the batch: feature map p2, classification loss"):
         heads(None, features, proposals, targets)
 
 

@@ -7,7 +7,7 @@ from detectron2.structures import Boxes
 
 from ohem_d2 import OHEMOptions
 from ohem_d2.modeling.candidates import label_candidates
-from ohem_d2.modeling.pooling import pool_in_chunks
+from ohem_d2.modeling.pooling import pool_in_chunks, split_boxes
 from ohem_d2.modeling.readonly_pass import candidate_losses
 
 from ..builders import build_heads, make_inputs
@@ -56,6 +56,27 @@ def test_rois_are_shared_exactly_where_roi_pool_rounds_them_alike(seed):
     images = torch.arange(3.0).repeat_interleave(300)
     _, expected = torch.cat([images[:, None], cells], dim=1).unique(dim=0, return_inverse=True)
     assert torch.equal(rows[:, None] == rows, expected[:, None] == expected) and len(rows.unique()) < 900
+
+
+@pytest.mark.parametrize("numbers", [(3, 4, 2), (0, 5, 0), (1,), (0, 0), (9, 0, 1, 1)])
+@pytest.mark.parametrize("size", [1, 2, 4, 100])
+def test_chunks_are_of_every_roi_once_in_order_and_full_but_for_the_last(numbers, size):
+    images = [list(range(100 * i, 100 * i + number)) for i, number in enumerate(numbers)]
+    chunks = list(split_boxes(images, size))
+    assert all(len(chunk) == len(images) for chunk in chunks)
+    assert [sum((chunk[i] for chunk in chunks), []) for i in range(len(images))] == images
+    lengths = [sum(map(len, chunk)) for chunk in chunks]
+    full, rest = divmod(sum(numbers), size)
+    assert lengths == [size] * full + [rest] * (rest > 0 or not full)
+
+
+def test_borders_that_are_far_outside_every_feature_map_are_one():
+    """Packed into one integer, a coordinate has 14 bits, in cells."""
+    far = [[0, 0, 2**20, 2**20], [0, 0, 2**21, 2**21], [-(2**21), 0, 5, 5], [-(2**20), 0, 5, 5]]
+    far = torch.tensor(far, dtype=torch.float32)
+    pooler = ROIPooler(3, [1.0], sampling_ratio=0, pooler_type="ROIPool")
+    pooled, rows = pool(pooler, [torch.randn(1, 1, 4, 4)], [Boxes(far)], share=True)
+    assert rows[0] == rows[1] != rows[2] == rows[3] and len(pooled) == 2
 
 
 def test_a_level_of_another_type_is_cast_while_it_is_needed_alone():

@@ -62,6 +62,14 @@ def losses_of_all(rpn, trained, targets):
     return rpn.anchor_losses(anchors, logits, labels, deltas, trained["gt_boxes"]), labels
 
 
+def test_a_term_without_a_weight_has_the_weight_one(storage, trained):
+    rpn, inputs = build_rpn(), make_inputs()
+    run(rpn, inputs)
+    weighted, _ = losses_of_all(rpn, trained, inputs[2])
+    rpn.loss_weight = {}  # Detectron2's configs have both
+    torch.testing.assert_close(losses_of_all(rpn, trained, inputs[2])[0], weighted)
+
+
 @pytest.mark.parametrize("kind, beta", BOX_LOSSES)
 def test_the_parents_losses_are_the_sum_over_the_hard_anchors(storage, trained, kind, beta):
     opts = ("MODEL.RPN.BBOX_REG_LOSS_TYPE", kind, "MODEL.RPN.SMOOTH_L1_BETA", beta)

@@ -55,6 +55,19 @@ def test_vgg16_has_the_published_number_of_parameters(vgg):
     assert num_parameters(vgg) + num_parameters(head) + 1000 * 4097 == 138_357_544
 
 
+def test_the_layers_of_vgg16_are_those_of_torchvision_and_pooling_rounds_up(vgg):
+    theirs = make_layers(cfgs["D"])[:-1]  # without the last pooling
+    assert len(list(vgg.children())) == len(theirs)
+    for ours, other in zip(vgg.children(), theirs):
+        assert type(ours) is type(other)
+        for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "inplace"):
+            assert getattr(ours, name, None) == getattr(other, name, None)
+    names = [name for name, layer in vgg.named_children() if isinstance(layer, torch.nn.MaxPool2d)]
+    assert names == ["pool1", "pool2", "pool3", "pool4"] and all(
+        vgg.get_submodule(n).ceil_mode for n in names
+    )
+
+
 def test_vgg_cnn_m_1024_has_the_published_number_of_parameters(vgg_m):
     # conv1 96 (7 7 3 + 1) = 14,208; conv2 256 (5 5 96 + 1) = 614,656; conv3 512 (9 256 + 1) = 1,180,160;
     # conv4, conv5 512 (9 512 + 1) = 2,359,808 each
