@@ -143,10 +143,11 @@ def install(combination: Combination, folder: Path) -> Path:
             raise VersionsError(f"{combination.name}: {what} failed; the message stands above")
 
     step("making the environment", f"python{combination.python}", "-m", "venv", "--clear", folder)
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    step("pip and setuptools", *pip, "--upgrade", "pip", "setuptools", "wheel")
     numbers = {name: getattr(combination, name) for name in ("torch", "torchvision", "numpy")}
     pins.write_text("".join(f"{name}=={number}\n" for name, number in numbers.items()))
-    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", pins)
-    step("installing", *pip, *numbers, "--editable", f"{ROOT}[{EXTRAS}]")
+    step("installing", *pip, "--constraint", pins, *numbers, "--editable", f"{ROOT}[{EXTRAS}]")
     step("Detectron2", python, ROOT / "tools/install_detectron2.py", "--constraint", pins)
     return python
 

@@ -77,7 +77,8 @@ def test_the_number_of_operations_does_not_grow_with_the_proposals(storage, meas
     few, some, many = (
         counted(measure, mining(heads, make_inputs(2, num_proposals=n)))[0] for n in (40, 400, 4000)
     )
-    assert many == some and few <= 250
+    is_old = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5)  # counts more of the same
+    assert many == some and few <= (300 if is_old else 250)
     assert some - few <= 20  # more than 256 RoIs of an image are cut before NMS
 
 
