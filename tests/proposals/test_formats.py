@@ -161,6 +161,7 @@ def test_hdf5_that_is_linked_elsewhere_or_of_groups_is_refused(tmp_path, refused
         ({"scores": [1.0, np.nan]}, "image 7: score 1 is not finite"),
         ({"boxes": np.zeros((2, 5))}, "image 7: boxes must have shape"),
         ({"ids": np.array(["7", {}], object)}, "'ids.npy' is damaged: it holds object"),
+        ({"ids": np.array([55, 0x110000], "u4").view("U1")}, "'ids.npy' is damaged: its text is no Unicode"),
     ],
 )
 def test_npz_tables_that_do_not_fit_are_refused(tmp_path, refused, tables, message):
