@@ -81,6 +81,15 @@ def test_losses(make_cfg):  # noqa: F811
     assert kept == "model_0000001.pth"
 
 
+@pytest.mark.parametrize("value, told", [(NAN, "nan"), (float("inf"), "inf"), (-float("inf"), "-inf")])
+def test_every_kind_of_loss_that_is_not_finite(value, told):
+    model = torch.nn.Linear(1, 1)
+    trainer = build_inner_trainer(model, [], torch.optim.SGD(model.parameters(), lr=0.1), 1, False)
+    losses = {"loss_cls": torch.tensor(1.0), "loss_box_reg": torch.tensor(value)}
+    with pytest.raises(FloatingPointError, match=f"^the loss is not finite, loss_box_reg is {told}$"):
+        trainer._write_metrics(losses, 0.1)
+
+
 def test_losses_of_several_batches(make_cfg):  # noqa: F811
     error, files, _ = failing(make_cfg("run", *OPTS, "SOLVER.ACCUMULATE", "3"), spoil_weights)
     assert len(files) == 6 and error.endswith(images(files))
