@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
+from torch.utils.data import ConcatDataset, Dataset
 
 from ..utils.messages import one_line
 from .boxes import with_valid_boxes
@@ -22,7 +23,7 @@ _KEEP = (
 
 def load_dataset_dicts(
     names: str | Sequence[str], filter_empty: bool = True, min_keypoints: int = 0, **kwargs: Any
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]] | Dataset:
     """Detectron2's ``get_detection_dataset_dicts`` with boxes that can be trained on, and with background.
 
     The images of data sets of background (``format: images`` of a catalogue) come last. They are kept, as
@@ -35,6 +36,9 @@ def load_dataset_dicts(
         min_keypoints: leave out labelled images with fewer visible keypoints.
         **kwargs: of Detectron2's function.
 
+    Returns:
+        the dicts; a `Dataset` of them where the data sets are map-style ones, of which none is left out.
+
     Raises:
         ValueError: a data set is not registered, or no image is left; see also `with_valid_boxes`.
     """
@@ -42,6 +46,7 @@ def load_dataset_dicts(
     for name in names:
         require_registered(name)
     labelled = [name for name in names if not is_background(name)]
+    background = [record for name in names if is_background(name) for record in DatasetCatalog.get(name)]
     dicts: list[dict[str, Any]] = []
     if labelled:
         options = {"filter_empty": False, "min_keypoints": min_keypoints, **kwargs}
@@ -50,11 +55,10 @@ def load_dataset_dicts(
         except AssertionError as error:  # nothing is left, or a category is unknown
             raise ValueError(f"{_name_files(labelled)}: {one_line(error)}") from None
         if not isinstance(found, list):  # map-style data sets, joined
-            return found
+            return ConcatDataset([found, background]) if background else found
         dicts = with_valid_boxes(found, ", ".join(labelled))
     if filter_empty:
         dicts = _with_objects(dicts, ", ".join(labelled))
-    background = [record for name in names if is_background(name) for record in DatasetCatalog.get(name)]
     if not dicts and not background:
         raise ValueError(f"{_name_files(names)}: no image has an object; {_KEEP}")
     return dicts + background

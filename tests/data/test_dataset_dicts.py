@@ -5,6 +5,7 @@ import logging
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from torch.utils.data import Dataset
 
 from ohem_d2.data.dataset_dicts import load_dataset_dicts
 
@@ -13,6 +14,16 @@ KEY = "DATALOADER.FILTER_EMPTY_ANNOTATIONS False (in a Python config, filter_emp
 
 def box(*corners, **kwargs):
     return {"bbox": list(corners), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, **kwargs}
+
+
+class MapDataset(Dataset):
+    """Images that are made when they are asked for."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return {"file_name": f"{i}.jpg", "image_id": i, "annotations": []}
 
 
 @pytest.fixture
@@ -73,6 +84,14 @@ def test_background_is_kept_and_comes_last_whatever_is_left_out_of_the_others(pe
 def test_images_that_know_of_no_annotations_are_not_left_out():
     DatasetCatalog.register("raw", lambda: [{"file_name": "a.jpg", "image_id": "a"}])
     assert ids("raw") == ["a"]
+
+
+def test_map_style_data_sets_are_left_as_they_are_and_background_follows_them(register):
+    DatasetCatalog.register("mapped", MapDataset)
+    register("street", {"s": []}, is_background=True)
+    for names, expected in (("mapped", [0, 1]), (["street", "mapped", "mapped"], [0, 1, 0, 1, "s"])):
+        found = load_dataset_dicts(names)
+        assert isinstance(found, Dataset) and [record["image_id"] for record in found] == expected
 
 
 def test_labelled_sets_beside_background_must_have_the_same_classes(pets, register):
