@@ -104,6 +104,23 @@ def test_an_image_that_cannot_be_sent_is_not_waited_for(capfd):
     assert "cannot send an image: cannot pickle '_io.TextIOWrapper' object" in capfd.readouterr().err
 
 
+def no_room_left(record):
+    """An error of PyTorch's when an image is handed over, where /dev/shm is full."""
+
+    class Image:
+        def __reduce__(self):
+            raise RuntimeError("unable to write to file </torch_1>: No space left on device, shared memory")
+
+    return Image()
+
+
+def test_an_image_for_which_there_is_no_room_is_explained_as_too_little_shared_memory(capfd):
+    batches = iter(loader(num_workers=1, mapper=no_room_left))
+    told = r"loader worker \d+ could not hand an image over: shared memory, /dev/shm, is too small"
+    with pytest.raises(RuntimeError, match=told), worker_errors_explained():
+        next(batches)
+
+
 def test_workers_that_cannot_start_for_want_of_room(monkeypatch):
     def full(self):
         raise OSError(28, "No space left on device")
