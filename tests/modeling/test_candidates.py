@@ -5,9 +5,9 @@ import torch
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
-from ohem_d2.modeling.candidates import label_candidates
+from ohem_d2.modeling.candidates import as_sampled, label_candidates
 
-from ..builders import build_heads
+from ..builders import build_heads, make_inputs
 
 
 class NothingMatches(Matcher):
@@ -43,3 +43,17 @@ def test_labels_are_the_matchers(kind, low_quality, thresholds, labels):
     assert candidates.gt_ious.tolist() == pytest.approx(
         torch.tensor([1, 0.5, 0.25, 0.1, 0.4, 0])[kept].tolist()
     )
+
+
+@pytest.mark.parametrize("num_objects", [0, 1, 3])
+def test_sampled_proposals_have_the_fields_of_the_objects_that_they_match(num_objects):
+    _, proposals, targets = make_inputs(num_images=1, num_objects=num_objects)
+    targets[0].gt_weight, targets[0].notes = 7 * torch.arange(num_objects), list("abc"[:num_objects])
+    (candidates,) = label_candidates(build_heads(), proposals, targets)
+    sampled = as_sampled(candidates, targets[0], ["proposal_boxes"])
+    own = {"proposal_boxes", "gt_classes"}
+    assert sampled.get_fields().keys() == own | ({"gt_boxes", "gt_weight"} if num_objects else set())
+    assert torch.equal(sampled.gt_classes, candidates.gt_classes)
+    if num_objects:
+        assert torch.equal(sampled.gt_weight, 7 * candidates.gt_matches)
+        assert torch.equal(sampled.gt_boxes.tensor, targets[0].gt_boxes.tensor[candidates.gt_matches])

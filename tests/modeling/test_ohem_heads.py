@@ -448,3 +448,8 @@ def test_numbers_of_samples_are_written_once_an_iteration(storage, naive, sample
     assert foreground + background == sum(map(len, trained)) / 2
     if not naive:
         assert foreground == sum(int((p.gt_classes < 3).sum()) for p in trained) / 2
+
+
+def test_without_any_candidate_the_numbers_of_samples_are_zero(storage):
+    build_heads()(None, *make_inputs(num_proposals=0, num_objects=0))
+    assert [storage.history(f"roi_head/num_{kind}_samples").latest() for kind in ("fg", "bg")] == [0, 0]

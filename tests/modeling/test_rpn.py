@@ -62,6 +62,11 @@ def losses_of_all(rpn, trained, targets):
     return rpn.anchor_losses(anchors, logits, labels, deltas, trained["gt_boxes"]), labels
 
 
+def test_it_is_built_by_names_of_arguments_too():
+    rpn = OHEMRPN(rpn_cfg(), input_shape=SHAPES)
+    assert rpn.ohem.batch_size_per_image == rpn.batch_size_per_image == BUDGET
+
+
 def test_a_term_without_a_weight_has_the_weight_one(storage, trained):
     rpn, inputs = build_rpn(), make_inputs()
     run(rpn, inputs)

@@ -7,6 +7,7 @@ from detectron2.modeling import build_backbone
 from torchvision.models import resnet18
 
 from ohem_d2.modeling import TorchvisionBackbone
+from ohem_d2.modeling.backbones.torchvision_models import _has_stride
 
 from ...builders import tiny_cfg
 
@@ -114,6 +115,18 @@ def test_frozen_modules_are_not_trained():
     assert (frozen, trained) == ({"conv1", "bn1", "layer1"}, {"layer2", "layer3", "layer4"})
 
 
+def test_a_map_has_the_stride_of_both_its_sides():
+    maps = {(64, 64): True, (61, 63): True, (64, 32): False, (32, 64): False, (32, 32): False}
+    assert {sides: _has_stride(torch.zeros(1, 8, *sides), 4) for sides in maps} == maps
+    assert not _has_stride(torch.zeros(8, 64, 64), 4) and not _has_stride((torch.zeros(1, 8, 64, 64),), 4)
+
+
+def test_a_network_that_is_another_one_in_training_is_built_without_a_warning(recwarn):
+    backbone = TorchvisionBackbone(name="googlenet", layers=("inception3b",), strides=(8,))
+    assert backbone.output_shape()["inception3b"].channels == 480
+    assert not [str(w.message) for w in recwarn if w.category is not DeprecationWarning]
+
+
 @pytest.mark.parametrize(
     "keys, message",
     [
@@ -128,16 +141,21 @@ def test_frozen_modules_are_not_trained():
         ({"norm": "GN"}, "MODEL.TORCHVISION.NORM is 'GN'; valid: one of 'BN', 'FrozenBN'"),
         ({"layers": ("layer5",), "strides": (4,)}, r"LAYERS has 'layer5'; valid: .*layer4\.1, .*and below"),
         ({"layers": (), "strides": ()}, r"LAYERS has \(\); valid: "),
+        ({"layers": ("",), "strides": (4,)}, r"LAYERS has ''; valid: .*, and below$"),
         ({"strides": (4, 8)}, r"STRIDES is \(4, 8\); valid: one stride for each of LAYERS \('layer1', "),
         (
             {"strides": (4, 8, 16, 16)},
             r"STRIDES has 16 for 'layer4' of 'resnet18', .* has shape \(1, 512, 8, 8\)",
         ),
-        ({"freeze": ("layer",)}, r"FREEZE has 'layer'; valid: conv1.weight, .*layer1\.0, "),
+        ({"freeze": ("layer",)}, r"FREEZE has 'layer'; valid: conv1.weight, .*layer1\.0, .*, and below$"),
         (
             {"name": "swin_t", "layers": ("features.1",), "strides": (4,)},
             r"has shape \(1, 64, 64, 96\)",
         ),  # NHWC
+        (
+            {"name": "shufflenet_v2_x0_5", "layers": ("stage2.1.chunk",), "strides": (8,)},
+            r"has shape \(\)",
+        ),  # two tensors
         (
             {"name": "vit_b_16", "layers": ("encoder",), "strides": (16,)},
             "'vit_b_16' cannot be a backbone: Wrong image",
