@@ -173,9 +173,11 @@ def test_an_input_out_of_range_is_an_error(fields, message):
         ("build_torchvision_fpn_backbone", "backbone.bottom_up.body."),
     ],
 )
-def test_keys_of_torchvision_go_below_the_backbone_without_the_classifier(backbone, prefix):
+def test_keys_of_torchvision_go_below_the_backbone_without_the_classifier(backbone, prefix, caplog):
     weights = resnet18().state_dict()
-    state = convert_torchvision("resnet18", weights, backbone)
+    with caplog.at_level("INFO"):
+        state = convert_torchvision("resnet18", weights, backbone)
+    assert caplog.messages == ["Left out, since only classification needs it: fc"]
     kept = [k for k in weights if not k.startswith("fc.") and not k.endswith("num_batches_tracked")]
     assert list(state) == [prefix + k for k in kept]
     assert all(state[prefix + k] is weights[k] for k in kept)
