@@ -182,11 +182,11 @@ def forward_signals() -> Iterator[None]:
         yield
     except ProcessExitedException as error:
         if error.exit_code != EXIT_CODE:
-            how = "failed (its line above says why)"
+            told = "failed, and the others with it; its line above says why"
             if error.exit_code < 0:
-                how = f"was killed ({signal.Signals(-error.exit_code).name})"
-            told = f"process {error.error_index} {how}, and the others with it"
-            print(f"{told}; --resume goes on from the last checkpoint", file=sys.stderr, flush=True)
+                killed = f"was killed ({signal.Signals(-error.exit_code).name})"
+                told = f"{killed}, and the others with it; --resume goes on from the last checkpoint"
+            print(f"process {error.error_index} {told}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code)
     finally:
         for number, handler in handlers.items():

@@ -221,21 +221,21 @@ def fail(tmp_path):
     return fail
 
 
-END = "and the others with it; --resume goes on from the last checkpoint"
-
-
 @pytest.mark.slow
 def test_where_one_process_is_killed_the_others_end_soon(fail):
     run, seconds = fail("killed")
     assert run.returncode == 128 + 9 and seconds < 60  # 3 on a machine that does nothing else
-    assert run.stderr.splitlines()[-1] == f"process 1 was killed (SIGKILL), {END}"
+    assert run.stderr.splitlines()[-1] == (
+        "process 1 was killed (SIGKILL), and the others with it; --resume goes on from the last checkpoint"
+    )
 
 
 @pytest.mark.slow
 def test_where_the_numbers_of_one_process_are_not_finite_it_names_its_images(fail, tmp_path):
     run, seconds = fail("nan")
     assert run.returncode == 1 and seconds < 60
-    assert run.stderr.splitlines()[-1] == f"process 1 failed (its line above says why), {END}"
+    last = run.stderr.splitlines()[-1]
+    assert last == "process 1 failed, and the others with it; its line above says why"
     (line,) = re.findall(r"^FloatingPointError: .*", run.stderr, re.MULTILINE)
     assert line.startswith("FloatingPointError: iteration 2, process 1: 32 of 32 losses are not finite")
     assert re.search(r"not finite: none of the weights; images of the batch: \S+/JPEGImages/\w+\.jpg ", line)
