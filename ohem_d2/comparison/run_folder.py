@@ -8,8 +8,7 @@ from typing import Any
 
 from ..utils.messages import brief, name_some
 from ..utils.metrics import read_metrics
-from ..utils.yaml_files import SafeLoader, read_yaml
-from .runs import _leaves
+from ..utils.yaml_files import SafeLoader, iterate_keys, read_yaml
 
 __all__ = ["RunArm", "RunFolder", "differing_lines", "group_runs", "read_run"]
 
@@ -71,7 +70,7 @@ def read_run(folder: str | Path) -> RunFolder:
         raise FileNotFoundError(f"folder {path} {what}")
     problems = []
     try:
-        config = dict(_leaves(_read_config(path / "config.yaml")))
+        config = dict(iterate_keys(_read_config(path / "config.yaml")))
     except (OSError, ValueError) as error:
         problems.append(f"no config: {error}")
         config = {}

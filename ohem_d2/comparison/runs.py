@@ -23,6 +23,7 @@ from ..utils.locks import hold_lock
 from ..utils.metrics import read_metrics
 from ..utils.revision import read_revision
 from ..utils.text_files import read_json
+from ..utils.yaml_files import iterate_keys
 from .children import run_child
 from .gpus import GPUs
 
@@ -213,15 +214,8 @@ def _test_figures(folder: Path) -> dict[str, float]:
 
 def read_test_settings(config: str) -> dict[str, Any]:
     """How a run is tested, from the text of its whole config: key -> value."""
-    settings = {k: v for k, v in _leaves(yaml.safe_load(config)) if _TEST_SETTING.search(k)}
+    settings = {k: v for k, v in iterate_keys(yaml.safe_load(config)) if _TEST_SETTING.search(k)}
     return {key: value for key, value in settings.items() if not _NO_TEST_SETTING.search(key)}
-
-
-def _leaves(node: dict[str, Any], prefix: str = ""):
-    for key, value in node.items():
-        yield from (
-            _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-        )
 
 
 def _environment() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """YAML read without executing code, and without unrolling what a small file repeats."""
 
+from collections.abc import Iterator
 from typing import IO, Any
 
 import yaml
@@ -7,7 +8,7 @@ from yaml.constructor import ConstructorError
 
 from .expressions import evaluate
 
-__all__ = ["ConfigLoader", "SafeLoader", "read_yaml"]
+__all__ = ["ConfigLoader", "SafeLoader", "iterate_keys", "read_yaml"]
 
 # Keys and values of a file, each alias counted as what it stands for.
 _MAX_NODES = 100_000
@@ -30,6 +31,15 @@ def read_yaml(stream: IO[str], name: str, loader: type["SafeLoader"]) -> Any:
         raise ValueError(f"{name}: nested too deep, or in itself") from error
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
         raise ValueError(f"{name}: malformed YAML: {' '.join(str(error).split())}") from error
+
+
+def iterate_keys(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``A.B.C`` and its value, of all keys of nested dicts."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from iterate_keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 class SafeLoader(yaml.SafeLoader):
