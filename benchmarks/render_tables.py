@@ -7,14 +7,16 @@ A table stands between ``<!-- table: FILE -->`` and ``<!-- end of table -->``; F
 file, is what tools/compare.py wrote. ``<!-- table: FILE NAME -->`` is the table NAME that FILE describes for
 benchmarks/reproduce.py, with the figures of results.json beside it; ``<!-- table: FILE without COLUMN -->``
 leaves out a column that compares nothing; ``<!-- table: FILE changes A:B C:D -->`` has the change of AP from
-arm A to B and from C to D, paired by seed. Rows that are compared but were tested with different settings are
-refused.
+arm A to B and from C to D, paired by seed. There a ``*`` in FILE, as in ``confirmation-*/results.json``,
+stands for several data sets, which are named by what is in its place. Rows that are compared but were tested
+with different settings are refused.
 """
 
 import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from paper_tables import load_results, load_tables, render_rows
@@ -52,14 +54,24 @@ def render_file(file: Path) -> str:
 
     def table(match: "re.Match[str]") -> str:
         marker, source, left_out, pairs, name, end = match.groups()
-        return f"{marker}{_render(file.parent / source, name, left_out, pairs)}\n{end}"
+        if pairs is not None:
+            return f"{marker}{_render_changes(file.parent, source, pairs.split())}\n{end}"
+        return f"{marker}{_render(file.parent / source, name, left_out)}\n{end}"
 
     return _TABLE.sub(table, file.read_text())
 
 
-def _render(source: Path, name: str | None, left_out: str | None, pairs: str | None) -> str:
-    if pairs is not None:
-        return render_changes(json.loads(source.read_text()), [pair.split(":") for pair in pairs.split()])
+def _render_changes(folder: Path, source: str, pairs: Sequence[str]) -> str:
+    files = sorted(folder.glob(source)) if "*" in source else [folder / source]
+    if not files:
+        raise ValueError(f"no file is {folder / source}")
+    before, _, after = source.partition("*")
+    names = [str(file.relative_to(folder)).removeprefix(before).removesuffix(after) for file in files]
+    runs = {name: json.loads(file.read_text()) for name, file in zip(names, files)}
+    return render_changes(runs, [pair.split(":") for pair in pairs])
+
+
+def _render(source: Path, name: str | None, left_out: str | None) -> str:
     if name is None:
         return render_table(json.loads(source.read_text()), left_out=[left_out] if left_out else [])
     return render_rows(load_tables(source), name, load_results(source.with_name("results.json")))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .intervals import half_width
-from .pairs import Pairs, describe_interval
+from .pairs import Pairs, describe_interval, pair
 
 # Column: the figure of a run that it shows, and its decimals.
 COLUMNS = {
@@ -110,32 +110,41 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def render_changes(runs: Sequence[dict[str, Any]], pairs: Sequence[tuple[str, str]]) -> str:
-    """One row per pair of arms: by how much the second has more AP, paired by seed, with its 95% interval.
+def render_changes(runs: Mapping[str, Sequence[dict[str, Any]]], pairs: Sequence[tuple[str, str]]) -> str:
+    """One row per data set and pair of arms: by how much the second has more AP, with its 95% interval.
 
     Args:
-        runs: of ``results.json``.
+        runs: name of a data set -> runs of its ``results.json``; of one data set the name is not shown.
         pairs: names of arms.
 
     Raises:
         ValueError: no such arm, two arms of different seeds, or of different test settings.
         ImportError: several seeds, and no scipy.
     """
-    check_equal_tests((run["arm"], run["test_settings"]) for run in runs)
-    by_arm: dict[str, dict[int, dict[str, Any]]] = {}
-    for run in runs:
-        by_arm.setdefault(run["arm"], {})[run["seed"]] = run["figures"]
     columns = {name: key for name, (key, _) in COLUMNS.items() if key.startswith("bbox/")}
-    lines = ["| change | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
-    for pair in pairs:
-        if unknown := [arm for arm in pair if arm not in by_arm]:
-            raise ValueError(f"there is no arm {unknown[0]!r}; valid: {', '.join(by_arm)}")
-        before, after = (by_arm[arm] for arm in pair)
-        if before.keys() != after.keys():
-            raise ValueError(f"no pairs: {pair[0]} has seeds {sorted(before)}, {pair[1]} {sorted(after)}")
-        cells = [_cell([after[s][key] - before[s][key] for s in before], 1, "+") for key in columns.values()]
-        lines.append(f"| {pair[0]} -> {pair[1]} | {len(before)} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "Mean change ± 95% interval of the mean over seeds (Student's t, paired)."])
+    header = ["data", "change", "seeds", *columns]
+    rows = [
+        [name, f"{before} -> {after}", *_changes(of_data, before, after, columns.values())]
+        for name, of_data in runs.items()
+        for before, after in pairs
+    ]
+    shown = slice(0 if len(runs) > 1 else 1, None)
+    table = markdown_table(header[shown], [row[shown] for row in rows])
+    return f"{table}\n\nMean change [95% interval of the mean over seeds] (Student's t, paired)."
+
+
+def _changes(runs: Sequence[dict[str, Any]], before: str, after: str, figures: Iterable[str]) -> list[str]:
+    check_equal_tests((run["arm"], run["test_settings"]) for run in runs)
+    seeds = {arm: sorted(run["seed"] for run in runs if run["arm"] == arm) for arm in (before, after)}
+    if unknown := [arm for arm in seeds if not seeds[arm]]:
+        known = ", ".join(dict.fromkeys(run["arm"] for run in runs))
+        raise ValueError(f"there is no arm {unknown[0]!r}; valid: {known}")
+    if seeds[before] != seeds[after]:
+        raise ValueError(f"no pairs: {before} has seeds {seeds[before]}, {after} {seeds[after]}")
+    compared = [pair(runs, after, before, figure) for figure in figures]
+    one = len(seeds[before]) == 1
+    cells = [f"{pairs.values[0]:+.1f}" if one else describe_interval(pairs.t) for pairs in compared]
+    return [str(len(seeds[before])), *cells]
 
 
 def describe_environment(environment: dict[str, str]) -> str:
@@ -144,10 +153,10 @@ def describe_environment(environment: dict[str, str]) -> str:
     return textwrap.fill(f"Hardware and versions: {parts}.", 120, break_on_hyphens=False)
 
 
-def _cell(values: Sequence[Any], decimals: int, sign: str = "") -> str:
+def _cell(values: Sequence[Any], decimals: int) -> str:
     if any(value is None for value in values):
         return ""
-    mean = f"{statistics.mean(values):{sign}.{decimals}f}"
+    mean = f"{statistics.mean(values):.{decimals}f}"
     if len(values) == 1:
         return mean
     half = half_width(statistics.stdev(values), len(values))

@@ -51,9 +51,17 @@ def test_a_table_can_leave_out_a_column_and_names_one_that_it_has_not(load_scrip
 def test_a_table_can_be_of_changes(load_script, tmp_path):
     figures = {"bbox/AP": 50.0, "bbox/AP50": 80.0, "bbox/AP75": 60.0}
     runs = [{**RUN, "arm": arm, "seed": 0, "figures": figures} for arm in ("plain", "ohem")]
-    (tmp_path / "results.json").write_text(json.dumps(runs))
-    (tmp_path / "page.md").write_text(
-        "<!-- table: results.json changes plain:ohem -->\n<!-- end of table -->\n"
+    for name in ("on-dense", "on-sparse"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(runs))
+    render_file, page = load_script("benchmarks/render_tables.py").render_file, tmp_path / "page.md"
+    of = "<!-- table: {} changes plain:ohem -->\n<!-- end of table -->\n"
+    page.write_text(of.format("on-dense/results.json"))
+    assert "\n| plain -> ohem | 1 | +0.0 | +0.0 | +0.0 |" in render_file(page)
+    page.write_text(of.format("on-*/results.json"))
+    assert "\n| dense | plain -> ohem | 1 |" in render_file(page) and "\n| sparse | plain" in render_file(
+        page
     )
-    text = load_script("benchmarks/render_tables.py").render_file(tmp_path / "page.md")
-    assert "| plain -> ohem | 1 | +0.0 | +0.0 | +0.0 |" in text
+    page.write_text(of.format("of-*/results.json"))
+    with pytest.raises(ValueError, match="no file is .*of-"):
+        render_file(page)

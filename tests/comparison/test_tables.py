@@ -70,10 +70,20 @@ def test_changes_are_paired_by_seed():
     for run in runs:
         run["figures"].update({"bbox/AP": 1.0, "bbox/AP75": 2.0})
     # Changes 2, 1, 3: mean 2, standard deviation 1, t(0.975, 2) = 4.303: 4.303 / sqrt 3 = 2.48.
-    table = render_changes(runs[::-1], [("plain", "ohem"), ("ohem", "plain")])
-    assert row(table, "plain -> ohem")[2:5] == ["3", "+0.0 ± 0.0", "+2.0 ± 2.5"]
-    assert row(table, "ohem -> plain")[4] == "-2.0 ± 2.5"
+    table = render_changes({"": runs[::-1]}, [("plain", "ohem"), ("ohem", "plain")])
+    assert row(table, "plain -> ohem")[2:5] == ["3", "+0.0 [0.0, 0.0]", "+2.0 [-0.5, 4.5]"]
+    assert row(table, "ohem -> plain")[4] == "-2.0 [-4.5, 0.5]"
     with pytest.raises(ValueError, match=r"no arm 'naive'; valid: plain, ohem"):
-        render_changes(runs, [("plain", "naive")])
+        render_changes({"": runs}, [("plain", "naive")])
     with pytest.raises(ValueError, match=r"no pairs: plain has seeds \[0, 1, 2\], ohem \[0, 1\]"):
-        render_changes(runs[:-1], [("plain", "ohem")])
+        render_changes({"": runs[:-1]}, [("plain", "ohem")])
+
+
+def test_changes_on_several_data_sets_name_them():
+    figures = {"bbox/AP": 40.0, "bbox/AP50": 70.0, "bbox/AP75": 30.0}
+    runs = [a_run("plain", 0, seed=0, figures=figures), a_run("ohem", 0, seed=0, figures=figures)]
+    better = [runs[0], {**runs[1], "figures": {**figures, "bbox/AP50": 71.0}}]
+    table = render_changes({"dense": better, "sparse": runs}, [("plain", "ohem")])
+    assert row(table, "data")[2:4] == ["change", "seeds"]
+    assert row(table, "dense")[2:-1] == ["plain -> ohem", "1", "+0.0", "+1.0", "+0.0"]
+    assert row(table, "sparse")[5] == "+0.0"
