@@ -6,7 +6,7 @@ the mapper looks the boxes up; transforms, clipping and top-k are Detectron2's.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -209,7 +209,12 @@ def build_labelled_loader(
     chosen = spread_evenly(dicts, num_images) if spread else dicts[:num_images]
     if image_ids is not None:
         chosen = _of_ids(dicts, image_ids, ", ".join(names))
-    return build_detection_test_loader(chosen, mapper=mapper, num_workers=0)
+    return one_by_one(chosen, mapper)
+
+
+def one_by_one(dicts: Sequence[dict[str, Any]], mapper: Callable[[dict], dict]) -> Iterable[list[dict]]:
+    """All images in order; Detectron2's test loader has each of several processes take its share of them."""
+    return build_detection_test_loader(dicts, mapper=mapper, sampler=range(len(dicts)), num_workers=0)
 
 
 def spread_evenly(dicts: Sequence[dict[str, Any]], num_images: int) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """The base class of the trainers of both config systems."""
 
 import logging
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,7 +38,8 @@ class BaseTrainer(TrainerBase):
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last good checkpoint, if `resume` and there is one; else the initial weights.
 
-        The rows of ``metrics.json`` that are written again are dropped.
+        The rows of ``metrics.json`` that are written again are dropped. Where the training begins anew in the
+        folder of another run, the files that say how to go on with that are kept under other names.
 
         Raises:
             ValueError: the checkpoint is that of another model, or no checkpoint can be read.
@@ -44,9 +47,10 @@ class BaseTrainer(TrainerBase):
         self.checkpointer.resume_or_load(self._initial_weights, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1
-        if comm.is_main_process():
-            metrics = Path(self.checkpointer.save_dir) / "metrics.json"
-            drop_rows(metrics, self.start_iter if resume else None)
+        if comm.is_main_process() and resume:
+            drop_rows(Path(self.checkpointer.save_dir, "metrics.json"), self.start_iter)
+        elif comm.is_main_process():
+            _set_aside(Path(self.checkpointer.save_dir))
 
     @property
     def _initial_weights(self) -> str:
@@ -117,6 +121,21 @@ class BaseTrainer(TrainerBase):
         else:
             lacks = "position in the data and random numbers; both start over"
             logger.warning("Not restored, since the checkpoint lacks it: %s", lacks)
+
+
+def _set_aside(folder: Path) -> None:
+    """Keep under other names what a run left that would be taken for that of the run which begins."""
+    names = ("last_checkpoint", "metrics.json")
+    left = [folder / name for name in names if (folder / name).exists() and (folder / name).stat().st_size]
+    for file in left:
+        shutil.copyfile(file, f"{file}.old")
+        os.truncate(file, 0)  # a writer has opened it
+    (folder / "last_checkpoint").unlink(missing_ok=True)
+    if left:
+        told = " and ".join(file.name for file in left)
+        logger.warning(
+            "%s has another run, with which --resume would have gone on; renamed to .old: %s", folder, told
+        )
 
 
 def _solver(optimizer: Optimizer) -> dict[str, set]:

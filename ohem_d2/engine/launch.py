@@ -64,7 +64,7 @@ def launch_training(main: Callable[[Namespace], Any], args: Namespace) -> Any:
         machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank}
         with forward_signals() if args.num_gpus > 1 else nullcontext():
             return launch(main, args.num_gpus, **machines, dist_url=args.dist_url, args=(args,))
-    args.resume = args.resume or place.num_restarts > 0
+    args.resume = args.resume or (place.num_restarts > 0 and not args.eval_only)
     join(place)
     try:
         return main(args)

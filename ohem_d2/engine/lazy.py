@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from detectron2.data import (
     DatasetMapper,
-    build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
@@ -27,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..config import DataLoaderOptions
 from ..data import ResumableLoader
 from ..data.dataset_dicts import load_dataset_dicts
-from ..data.loaders import spread_evenly
+from ..data.loaders import one_by_one, spread_evenly
 from ..data.registered import first_class_names
 from ..data.workers import WatchedLoader, worker_errors_explained
 from ..evaluation import RCNNWithTTA
@@ -84,7 +83,7 @@ def _build_labelled_loader(cfg: DictConfig, num_images: int) -> Iterable[list[di
     mapper.augmentations = deepcopy(cfg.dataloader.test.mapper.augmentations)
     chosen = spread_evenly(build(cfg, "dataloader.train.dataset"), num_images)
     mapper = build_node(mapper, "dataloader.train.mapper")
-    return build_detection_test_loader(chosen, mapper=mapper, num_workers=0)
+    return one_by_one(chosen, mapper)
 
 
 class LazyTrainer(BaseTrainer):
@@ -168,10 +167,9 @@ class LazyTrainer(BaseTrainer):
             result.append(hooks.PeriodicCheckpointer(self.checkpointer, **train.checkpointer))
         stop = StopOnSignal(self.checkpointer)
         evaluate = ResumableEvalHook(train.eval_period, lambda: self.test(self.cfg, self.model), stop)
-        result += [evaluate, stop]
+        result += [*self._build_observers(), evaluate, stop]  # the last two may end the run
         if has_mined_log(self.model):
             result.insert(0, MinedLog(Path(train.output_dir, "mined")))
-        result += self._build_observers()
         if comm.is_main_process():
             writers = [*map(PatientWriter, default_writers(train.output_dir, train.max_iter))]
             writers.append(MiningPrinter(self.model))

@@ -147,15 +147,15 @@ class ResumableEvalHook(EvalHook):
         self._stop, self._every = stop, period
         self._num_iterations = 0  # before the last evaluation
 
-    def before_train(self) -> None:
+    def before_step(self) -> None:
         trainer = self.trainer
         done = trainer.start_iter
         is_due = self._every > 0 and 0 < done < trainer.max_iter and done % self._every == 0
-        if is_due and self._num_iterations < done:
+        if trainer.iter == done and is_due and self._num_iterations < done:
             logger.info("The checkpoint is older than the evaluation after %d iterations", done)
-            trainer.iter = done - 1
+            trainer.iter = trainer.storage.iter = done - 1  # the figures stand where they would have stood
             self._do_eval()
-            trainer.iter = done
+            trainer.iter = trainer.storage.iter = done
 
     def state_dict(self) -> dict[str, int]:
         return {"num_iterations": self._num_iterations}

@@ -7,7 +7,6 @@ from pathlib import Path
 from detectron2.engine import DefaultTrainer
 from detectron2.engine.hooks import EvalHook, HookBase
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 
 from ..config import OHEMOptions, RoILossOptions, SolverOptions
 from ..data import build_labelled_loader, build_test_loader, build_train_loader
@@ -84,13 +83,12 @@ class OHEMTrainer(BaseTrainer, DefaultTrainer):
         hooks: list[HookBase] = [ProgressBar()]
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
-                hooks += [ResumableEvalHook(self.cfg.TEST.EVAL_PERIOD, hook._func, stop), stop]
+                evaluate = ResumableEvalHook(self.cfg.TEST.EVAL_PERIOD, hook._func, stop)
+                hooks += [*self._build_observers(), evaluate, stop]  # the last two may end the run
             else:
                 hooks.append(hook)
         if has_mined_log(self.model):
             hooks.insert(0, MinedLog(Path(self.cfg.OUTPUT_DIR, "mined")))
-        writer = 1 if comm.is_main_process() else 0  # the last hook writes what the others measured
-        hooks[len(hooks) - writer : len(hooks) - writer] = self._build_observers()
         return hooks
 
     def _build_observers(self) -> list[HookBase]:

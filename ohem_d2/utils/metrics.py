@@ -14,17 +14,17 @@ def read_metrics(file: str | Path) -> list[dict[str, Any]]:
     return [row for _, _, row in _rows(Path(file)) if row is not None]
 
 
-def drop_rows(file: str | Path, first: int | None = None) -> None:
+def drop_rows(file: str | Path, first: int) -> None:
     """Drop the rows at the end of a file that are of iteration `first` or later, or were cut.
 
     Args:
         file: not there: nothing is done.
-        first: iteration; None: only what was cut is dropped.
+        first: iteration.
     """
     end = None
     for begin, line, row in reversed(list(_rows(Path(file)))):
         is_whole = row is not None and line.endswith(b"\n")
-        if is_whole and (first is None or row.get("iteration", -1) < first):
+        if is_whole and row.get("iteration", -1) < first:
             break
         end = begin
     if end is not None:

@@ -18,6 +18,7 @@ from detectron2.data import (
     build_detection_test_loader,
     load_proposals_into_dataset,
 )
+from detectron2.utils import comm
 
 from ohem_d2 import add_ohem_config
 from ohem_d2.data import (
@@ -318,7 +319,9 @@ def test_a_file_without_any_image_of_the_data_set_is_an_error_in_any_case(datase
 
 
 @pytest.mark.parametrize("load_proposals", [True, False])
-def test_labelled_images_are_the_first_or_evenly_spread_over_all_data_sets(dataset, load_proposals):
+def test_labelled_images_are_the_first_or_evenly_spread_over_all_data_sets(
+    dataset, load_proposals, monkeypatch
+):
     one, two = [str(i) for i in range(4)], [str(i) for i in range(4, 6)]
     files = [
         dataset(name, dict.fromkeys(ids, COVER), images=ids) for name, ids in (("one", one), ("two", two))
@@ -333,6 +336,8 @@ def test_labelled_images_are_the_first_or_evenly_spread_over_all_data_sets(datas
     assert ids(["one", "two"], 3, spread=True) == ["0", "2", "4"]
     assert ids(["one", "two"], 99, spread=True) == [*one, *two]
     assert ids(["one", "two"], 9, image_ids=["5", "0"]) == ["5", "0"]
+    monkeypatch.setattr(comm, "get_world_size", lambda: 4)  # one process looks at all of them
+    assert ids(["one", "two"], 3, spread=True) == ["0", "2", "4"]
     with pytest.raises(ValueError, match="^2 images are not in one, two: 05, x .the file has '5'"):
         ids(["one", "two"], 9, image_ids=["05", "0", "x"])
 

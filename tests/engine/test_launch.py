@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
+from ohem_d2.engine import launch
 from ohem_d2.engine.launch import Place, find_place
 
 from ..toy import toy_options, write_toy
@@ -38,6 +40,17 @@ def test_slurm_says_where_a_process_is():
     assert find_place(SLURM) == Place("srun", 5, 8, 1, 4, "tcp://gpu03:19567", 0)
     requeued = {**SLURM, "SLURM_RESTART_COUNT": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4000"}
     assert find_place(requeued) == Place("srun", 5, 8, 1, 4, "tcp://10.0.0.1:4000", 1)
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+def test_what_is_started_again_resumes_but_tests_the_same_weights(monkeypatch, eval_only):
+    """A test with --resume takes the last checkpoint in place of MODEL.WEIGHTS."""
+    for name, value in {**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "join", lambda place: None)
+    monkeypatch.setattr(launch.dist, "destroy_process_group", lambda: None)
+    args = Namespace(num_gpus=1, num_machines=1, resume=False, eval_only=eval_only)
+    assert launch.launch_training(lambda args: args.resume, args) is not eval_only
 
 
 @pytest.mark.parametrize(

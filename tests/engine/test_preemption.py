@@ -13,6 +13,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ohem_d2.engine import OHEMTrainer
 from ohem_d2.engine.preemption import EXIT_CODE, forward_signals
+from ohem_d2.utils.metrics import read_metrics
 
 from .test_resume import assert_same, make_cfg, train  # noqa: F401 (make_cfg is a fixture)
 
@@ -75,12 +76,27 @@ def test_an_evaluation_stops_at_once_and_is_made_when_the_run_goes_on(make_cfg):
     again = signalled()
     resumed = train(cfg, resume=True, trainer_class=again)
     assert resumed.start_iter == 5 and again.num_tests == 2  # the one that was cut, and the last
-    assert [i for _, i in resumed.storage.history("bbox/AP").values()] == [5, 7]
     whole = train(make_cfg("whole", *TEST))
+    tested = [[i for _, i in t.storage.history("bbox/AP").values()] for t in (resumed, whole)]
+    assert tested == [[4, 7], [4, 7]]
     assert_same(resumed, whole)
     once = signalled()
     train(cfg, resume=True, trainer_class=once)
     assert once.num_tests == 1
+
+
+def test_the_evaluation_of_a_resumed_run_stops_as_any_other(make_cfg):  # noqa: F811
+    cfg = make_cfg("run", *TEST)
+    stopped(cfg, signalled(in_test=1))
+    stopped(cfg, signalled(in_test=1), resume=True)
+    again = signalled()
+    assert train(cfg, resume=True, trainer_class=again).start_iter == 5 and again.num_tests == 2
+
+
+def test_the_loss_over_all_rois_is_measured_before_an_evaluation_that_stops(make_cfg, tmp_path):  # noqa: F811
+    stopped(make_cfg("run", *TEST, "TEST.ROI_LOSS.PERIOD", "5"), signalled(in_test=1))
+    rows = read_metrics(tmp_path / "run/metrics.json")
+    assert [row["iteration"] for row in rows if "ohem/all_roi_loss" in row] == [4]
 
 
 def test_a_signal_before_an_evaluation_is_heeded_before_it(make_cfg):  # noqa: F811

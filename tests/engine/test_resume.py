@@ -122,6 +122,22 @@ def test_the_metrics_of_a_resumed_run_have_each_iteration_once(make_cfg, tmp_pat
     assert [row["iteration"] for row in rows] == list(range(7))
 
 
+def test_a_run_that_begins_in_the_folder_of_another_is_not_mixed_with_it(make_cfg, tmp_path, caplog):
+    cfg = make_cfg("run")
+    train(cfg)
+    before = [(tmp_path / "run" / name).read_text() for name in ("last_checkpoint", "metrics.json")]
+    train(cfg, kill_at=0)
+    left = f"{tmp_path}/run has another run, with which --resume would have gone on; renamed to .old:"
+    assert f"{left} last_checkpoint and metrics.json" in caplog.text
+    kept = [(tmp_path / "run" / f"{name}.old").read_text() for name in ("last_checkpoint", "metrics.json")]
+    assert kept == before
+    assert train(cfg, resume=True).start_iter == 0
+    assert {row["iteration"] for row in read_metrics(tmp_path / "run/metrics.json")} == {6}
+    caplog.clear()
+    train(make_cfg("new"))
+    assert "another run" not in caplog.text
+
+
 def test_a_run_that_goes_on_with_another_batch_size_says_so(make_cfg, caplog):
     cfg = make_cfg("run", "SOLVER.MAX_ITER", "3", "SEED", "1")
     train(cfg)
