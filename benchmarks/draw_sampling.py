@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     candidates = inspect_candidates(model, [x], options)[0].to("cpu")
     torch.manual_seed(args.seed)
     heads = cfg.MODEL.ROI_HEADS
-    mined = mine_inspected([candidates], options, heads.BATCH_SIZE_PER_IMAGE, heads.NUM_CLASSES).rows[0]
+    budget = heads.BATCH_SIZE_PER_IMAGE, heads.POSITIVE_FRACTION
+    mined = mine_inspected([candidates], options, *budget, heads.NUM_CLASSES, progress=1.0).rows[0]
     samples = {"Plain head, random sample": random_sample(candidates, heads), "OHEM, mined": mined}
     sheet = draw(x, candidates, samples, heads.NUM_CLASSES)
     Image.fromarray(sheet).save(args.output, quality=85)

@@ -34,6 +34,10 @@ class _MiningOptions(Options):
             options.check_keys(cfg)
         return super().from_config(cfg)
 
+    def __post_init__(self) -> None:
+        is_valid = self.enabled is None or isinstance(self.enabled, bool)
+        self.require(is_valid, "enabled", "None, True or False")
+
 
 @dataclass(frozen=True)
 class OHEMOptions(_MiningOptions):
@@ -51,7 +55,7 @@ class OHEMOptions(_MiningOptions):
     # Which candidates are trained on: the name of a rule of `ohem_d2.mining.rules`, or of one registered in
     # MINING_RULES. "hardest" is that of the paper.
     rule: str = "hardest"
-    # The rule's own parameters and their values; what is left out has its default.
+    # The rule's own parameters and their values; what is left out, or None, has its default.
     rule_args: dict = field(default_factory=dict)
     # IoU in [0, 1] above which the RoI of lower loss is dropped as a duplicate; 1.0: no NMS.
     nms_thresh: float = 0.7
@@ -71,7 +75,7 @@ class OHEMOptions(_MiningOptions):
     readonly_chunk: int = 0
     # Whether dropout is active in the read-only pass, as in the authors' released nets.
     readonly_dropout: bool = False
-    # Size in MiB that the log of the mined RoIs, OUTPUT_DIR/mined, may have; 0: there is none.
+    # Size in MiB that the log of the mined RoIs, OUTPUT_DIR/mined, may have; 0, or if NAIVE: there is none.
     log_mib: int = 64
     # True: all RoIs go through the trainable head and the losses of the easy ones are set to zero: the same
     # gradient at the cost of more time and memory. For comparison; not for cascades.
@@ -81,6 +85,7 @@ class OHEMOptions(_MiningOptions):
     vis_period: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require_at_least(0, "vis_period")
         self.require_fraction("nms_thresh")
         self.require_one_of("budget", BUDGETS)
@@ -106,6 +111,7 @@ class AnchorOHEMOptions(_MiningOptions):
     pre_nms_topk: int = 6000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require_fraction("nms_thresh")
         self.require_at_least(1, "batch_size_per_image")
         budget = self.batch_size_per_image

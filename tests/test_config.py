@@ -243,6 +243,23 @@ def test_an_unknown_key_on_the_command_line_is_named(tmp_path):
         load_config("", ["MODEL.OHEM.BUGDET", "batch", "OUTPUT_DIR", str(tmp_path)])
 
 
+@pytest.mark.parametrize("section", ["OHEM", "OHEM.RPN", "OHEM.RETINANET"])
+@pytest.mark.parametrize("value", ["false", "no", "0", "off"])
+def test_off_has_one_form(tmp_path, section, value):
+    """Of YAML's other forms a command line makes no False."""
+    with pytest.raises(ValueError, match=f"{section}.ENABLED is '?{value}'?; valid: None, True or False"):
+        load_config("", [f"MODEL.{section}.ENABLED", value, "OUTPUT_DIR", str(tmp_path)])
+
+
+def test_settings_of_mining_for_heads_that_do_not_mine_are_told(tmp_path, caplog):
+    plain = ["MODEL.OHEM.VIS_PERIOD", "5", "OUTPUT_DIR", str(tmp_path)]
+    load_config("", plain)
+    assert "does not mine" not in caplog.text
+    load_config("", [*plain, "MODEL.OHEM.RULE", "quota"])
+    told = "MODEL.OHEM.RULE is 'quota', but MODEL.ROI_HEADS.NAME 'Res5ROIHeads' does not mine; those that do"
+    assert told in caplog.text
+
+
 def test_heads_that_cannot_mine_are_named(tmp_path):
     opts = [
         "MODEL.OHEM.ENABLED",

@@ -181,7 +181,9 @@ def _mine(cfg, model, x: dict) -> Mined:
     options, heads = OHEMOptions.from_config(cfg), cfg.MODEL.ROI_HEADS
     inspected = inspect_candidates(model, [x], options)
     budget, num_classes = heads.BATCH_SIZE_PER_IMAGE, heads.NUM_CLASSES
-    hard = mine_inspected(inspected, options, budget, num_classes).rows[0].to("cpu")
+    settings = {"progress": 1.0, "generator": torch.Generator(model.device).manual_seed(0)}
+    mined = mine_inspected(inspected, options, budget, heads.POSITIVE_FRACTION, num_classes, **settings)
+    hard = mined.rows[0].to("cpu")
     candidates = inspected[0].to("cpu")
     dropped, of = dropped_duplicates(candidates, hard, options, budget)
     sampled = sample_at_random(candidates, budget, heads.POSITIVE_FRACTION, num_classes)

@@ -28,9 +28,11 @@ def _heads(model: torch.nn.Module) -> Any:
 
 
 def has_mined_log(model: torch.nn.Module) -> bool:
-    """Whether `model` mines RoIs and its options ask for the log."""
+    """Whether `model` mines RoIs, and not naively, and its options ask for the log."""
     heads = _heads(model)
-    return isinstance(heads, OHEMMixin) and heads.is_mining and heads.ohem.log_mib > 0
+    if not (isinstance(heads, OHEMMixin) and heads.is_mining):
+        return False
+    return heads.ohem.log_mib > 0 and not heads.ohem.naive
 
 
 class MinedLog(HookBase):

@@ -78,7 +78,8 @@ class MinedPictures(HookBase):
             "progress": (self.trainer.iter + 1) / self.trainer.max_iter,
             "generator": torch.Generator(model.device).manual_seed(0),  # not that of the training
         }
-        mined = mine_inspected(inspected, self._options, budget, heads.num_classes, **settings)
+        share = heads.positive_fraction
+        mined = mine_inspected(inspected, self._options, budget, share, heads.num_classes, **settings)
         hard = mined.rows[0].to("cpu")
         candidates = inspected[0].to("cpu")
         dropped, of = dropped_duplicates(candidates, hard, self._options, budget)

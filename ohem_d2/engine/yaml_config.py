@@ -127,6 +127,8 @@ def check_config(cfg: CfgNode) -> None:
     _check_registered("ROI_HEADS.NAME", model.ROI_HEADS.NAME, ROI_HEADS_REGISTRY)
     options = OHEMOptions.from_config(cfg)
     build_rule(options)
+    if options.enabled is None and model.ROI_HEADS.NAME not in _derived(ROI_HEADS_REGISTRY, OHEMMixin):
+        _warn_of_unread(options, model.ROI_HEADS.NAME)
     if options.enabled:
         _check_mines("OHEM", "ROI_HEADS.NAME", model.ROI_HEADS.NAME, ROI_HEADS_REGISTRY, OHEMMixin)
     if OHEMRPNOptions.from_config(cfg).enabled:
@@ -155,6 +157,18 @@ def _check_cls_loss(cfg: CfgNode) -> None:
             f"MODEL.CLS_LOSS.NAME is {options.name!r} and PRIOR {options.prior}, which MODEL.ROI_HEADS.NAME "
             f"{name!r} does not read; valid: {', '.join(able)}"
         )
+
+
+def _warn_of_unread(options: OHEMOptions, name: str) -> None:
+    """Log the first key of mining that is set for heads which do not mine."""
+    for key, default in OHEMOptions.defaults().items():
+        value = getattr(options, key.lower())
+        if value != default and key != "VIS_PERIOD":  # it draws for any heads
+            logger.warning(
+                "MODEL.OHEM.%s is %r, but MODEL.ROI_HEADS.NAME %r does not mine; those that do: %s",
+                key, value, name, ", ".join(_derived(ROI_HEADS_REGISTRY, OHEMMixin)),
+            )  # fmt: skip
+            return
 
 
 def _check_ignoring(cfg: CfgNode) -> None:

@@ -14,6 +14,7 @@ from .readonly import read_only
 from .selection import (
     HardRoIs,
     RankedRoIs,
+    check_selection,
     mine_by_rule,
     mine_hard_rois,
     rank_hard_rois,
@@ -25,6 +26,7 @@ __all__ = [
     "HardRoIs",
     "RankedRoIs",
     "box_iou_losses",
+    "check_selection",
     "classification_losses",
     "encode_boxes",
     "mine_by_rule",

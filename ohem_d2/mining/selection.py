@@ -6,7 +6,7 @@ Shape letters: R = candidate RoIs of all images, S = survivors of NMS, H = selec
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class HardRoIs(NamedTuple):
 
     rows: list[Tensor]  # per image (H_i,) int64, indices into the RoIs of the image, by loss descending
     num_survivors: int | None  # of NMS, in all images together; None: not counted
-    measured: dict[str, float]  # the scalars of `measure`
+    measured: dict[Any, float]  # the scalars of `measure`
     logged: dict[str, float] = {}  # those of the rule
 
 
@@ -78,7 +78,8 @@ def select_hard_rois(
         input: empty.
 
     Raises:
-        ValueError: a shape, dtype or range that does not fit.
+        ValueError: a shape, dtype or range that does not fit. Ids are not looked at, which would take a
+            synchronisation.
         FloatingPointError: a non-finite loss; names the images.
     """
     ranked = rank_hard_rois(
@@ -172,18 +173,35 @@ def mine_by_rule(
         ValueError: a parameter or a mask of the rule that does not fit.
         FloatingPointError: a non-finite loss; names the images by their index.
     """
-    selection = rule(rois, budget)
-    mask, scalars = selection if isinstance(selection, tuple) else (selection, {})
-    if mask.shape != rois.labels.shape or mask.dtype != torch.bool:
-        raise ValueError(f"a rule must return {tuple(rois.labels.shape)} bool, got {_describe(mask)}")
+    mask, scalars = check_selection(rule(rois, budget), rois)
     losses = rois.losses if isinstance(rois, CandidatesWithLosses) else torch.zeros_like(rois.ious)
     order = torch.sort(losses, descending=True, stable=True).indices
     order = order[torch.sort(rois.image_ids[order], stable=True).indices]
     order = order[torch.sort((~mask[order]).byte(), stable=True).indices]
     ranked = RankedRoIs(order, mask[order], order, _count_not_finite(losses))
     hard = _read(ranked, losses, rois.image_ids, rois.num_rois, lambda r: {**measure(r), **scalars})
-    logged = {name: hard.measured.pop(name) for name in scalars if name in hard.measured}
+    logged = {name: hard.measured.pop((name,)) for (name,) in scalars if (name,) in hard.measured}
     return HardRoIs(hard.rows, None, hard.measured, logged)
+
+
+def check_selection(selection: Any, rois: Candidates) -> tuple[Tensor, dict[tuple[str], Tensor]]:
+    """What a rule returned of `rois`: the mask, and the scalars on the device by ``(name,)``.
+
+    Raises:
+        ValueError: neither a mask (R,) bool, nor a pair of one and a mapping from names to numbers.
+    """
+    is_pair = isinstance(selection, tuple) and len(selection) == 2
+    mask, scalars = selection if is_pair else (selection, {})
+    is_mask = isinstance(mask, Tensor) and mask.shape == rois.labels.shape and mask.dtype == torch.bool
+    if not is_mask or not isinstance(scalars, Mapping):
+        got = _describe(selection) if isinstance(selection, Tensor) else type(selection).__name__
+        if is_pair:
+            got = f"a pair of {_describe(mask) if isinstance(mask, Tensor) else type(mask).__name__} and "
+            got += type(scalars).__name__
+        valid = f"{tuple(rois.labels.shape)} bool, or a pair of it and a dict of scalars"
+        raise ValueError(f"a rule must return {valid}, got {got}")
+    as_scalar = partial(torch.as_tensor, dtype=torch.float32, device=mask.device)
+    return mask, {(name,): as_scalar(value).reshape(()) for name, value in scalars.items()}
 
 
 def _read(
@@ -224,6 +242,7 @@ def rank_hard_rois(
     On CUDA, only NMS synchronises host and device.
     """
     _check_arguments(losses, boxes, image_ids, num_per_image, nms_thresh, class_ids, num_images)
+    image_ids, class_ids = image_ids.long(), None if class_ids is None else class_ids.long()
     if nms_thresh is None or nms_thresh == 1:
         survivors = torch.sort(losses, descending=True, stable=True).indices
     else:

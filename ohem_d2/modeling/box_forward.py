@@ -80,6 +80,13 @@ def find_box_forward(heads: type) -> Callable[..., Iterator[BoxStage]]:
     )
 
 
+def has_own_forward(heads: type) -> bool:
+    """Whether heads of this class have a ``_forward_box`` of their own, which `box_forward` does not run."""
+    family = next(family for family in _FAMILIES if issubclass(heads, family))
+    name = "_forward_box"  # `Res5ROIHeads` have none
+    return getattr(heads, name, None) is not getattr(family, name, None)
+
+
 def box_predictors(heads: ROIHeads) -> list[nn.Module]:
     """The predictor of each stage."""
     predictor = heads.box_predictor

@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..config import ClsLossOptions
+from ..mining import classification_losses
 from .roi_losses import reduce_predictions, reduced_terms
 
 __all__ = ["FocalOutputLayers", "GuidedOutputLayers", "bias_to_background", "with_cls_loss"]
@@ -56,13 +57,15 @@ class FocalOutputLayers(FastRCNNOutputLayers):
     def roi_losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> Tensor:
         """(R,) loss of each RoI, not divided."""
         labels = cat([p.gt_classes for p in proposals])
-        cls_losses, box_losses = _terms(self, predictions, proposals, labels)
-        return self._focal(cls_losses, labels) + box_losses
+        _, box_losses = _terms(self, predictions, proposals, labels)
+        focal = self._focal(classification_losses(predictions[0], labels), labels)
+        return focal * self.loss_weight.get("loss_cls", 1.0) + box_losses
 
     def _focal(self, cls_losses: Tensor, labels: Tensor) -> Tensor:
         """(R,) the focal loss of RoIs with this cross-entropy."""
         weights = torch.where(labels < self.num_classes, self.alpha, 1 - self.alpha)
-        return weights * (1 - torch.exp(-cls_losses)) ** self.gamma * cls_losses
+        doubt = (1 - torch.exp(-cls_losses)).clamp(min=1e-6)  # at 0 the power has no gradient for gamma < 1
+        return weights * doubt**self.gamma * cls_losses
 
 
 class GuidedOutputLayers(FastRCNNOutputLayers):
@@ -105,7 +108,8 @@ def with_cls_loss(predictor: nn.Module, cfg: CfgNode) -> nn.Module:
     """`predictor` with the classification loss and the prior of ``MODEL.CLS_LOSS``, and the same weights.
 
     Raises:
-        ValueError: a loss or prior other than the default for a predictor that is none of Detectron2's.
+        ValueError: a loss or prior other than the default for a predictor that is none of Detectron2's, or
+            that has a sigmoid and not a softmax.
     """
     options = ClsLossOptions.from_config(cfg)
     if options.is_plain:
@@ -114,6 +118,11 @@ def with_cls_loss(predictor: nn.Module, cfg: CfgNode) -> nn.Module:
         raise ValueError(
             f"MODEL.CLS_LOSS.NAME is {options.name!r} and PRIOR {options.prior}; valid for the predictor "
             f"{type(predictor).__name__}: 'cross_entropy' and 0"
+        )
+    if getattr(predictor, "use_sigmoid_ce", False) and (options.name == "focal" or options.prior):
+        raise ValueError(
+            f"MODEL.CLS_LOSS.NAME is {options.name!r} and PRIOR {options.prior}, which are of a softmax; "
+            "valid with MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE: 'cross_entropy' or 'guided', and 0"
         )
     if options.name in _PREDICTORS:
         shape = ShapeSpec(channels=predictor.cls_score.in_features)

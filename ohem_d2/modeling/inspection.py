@@ -64,7 +64,12 @@ def inspect_candidates(
 
 
 def mine_inspected(
-    candidates: list[Instances], options: OHEMOptions, num_per_image: int, num_classes: int, **settings
+    candidates: list[Instances],
+    options: OHEMOptions,
+    num_per_image: int,
+    positive_fraction: float,
+    num_classes: int,
+    **settings,
 ) -> HardRoIs:
     """Which candidates would be mined.
 
@@ -72,13 +77,14 @@ def mine_inspected(
         candidates: from `inspect_candidates` with the same `options`.
         options: the rule, NMS and the scope of the budget.
         num_per_image: budget of an image.
+        positive_fraction: share of foreground, for rules that have one.
         num_classes: the background label.
         settings: of `Budget`, such as ``progress``.
     """
     fields = [torch.cat([c.get(n) for c in candidates]) for n in _FIELDS if candidates[0].has(n)]
     pooled = options.budget == "batch"
     settings = {"nms_thresh": options.nms_thresh, "nms_per_class": options.nms_per_class, **settings}
-    budget = Budget(num_per_image, is_pooled=pooled, **settings)
+    budget = Budget(num_per_image, positive_fraction, is_pooled=pooled, **settings)
     return mine_candidates(candidates, CandidateLosses(*fields), build_rule(options), budget, num_classes)
 
 

@@ -96,13 +96,13 @@ class OHEMMixin(StageFilter):
     def is_mining(self) -> bool:
         return self.ohem.enabled is not False
 
-    def forward(self, images, features, proposals, targets=None):
+    def forward(self, images, features, proposals, targets=None, *args, **kwargs):
         if not (self.training and self.is_mining):
-            return super().forward(images, features, proposals, targets)
+            return super().forward(images, features, proposals, targets, *args, **kwargs)
         self._features = features
         try:
             with self._easy_losses():
-                return super().forward(images, features, proposals, targets)
+                return super().forward(images, features, proposals, targets, *args, **kwargs)
         finally:
             self._features = None
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config import OHEMOptions
 from ..mining import read_only
-from .box_forward import BoxStage, box_forward, box_predictors, find_box_forward
+from .box_forward import BoxStage, box_forward, box_predictors, find_box_forward, has_own_forward
 from .pooling import split_boxes
 from .roi_losses import (
     check_rankable,
@@ -176,6 +176,11 @@ def check_minable(heads: ROIHeads, rank_by: str, with_predictions: bool = False)
         find_box_forward(type(heads))
     except TypeError as error:
         raise TypeError(f"these RoI heads cannot be mined: {error}") from None
+    if has_own_forward(type(heads)):
+        logger.warning(
+            "%s has its own _forward_box; RoIs are ranked by what pooler, box head and predictor give",
+            type(heads).__name__,
+        )  # fmt: skip
     for predictor in box_predictors(heads):
         check_rankable(predictor, rank_by)
         if with_predictions and hasattr(predictor, "roi_losses"):

@@ -52,10 +52,14 @@ def roi_terms(box_predictor: nn.Module, predictions, proposals: list[Instances])
 
     Raises:
         TypeError: see `roi_losses`.
+        ValueError: a method ``roi_losses`` that does not return a loss for each RoI.
     """
     check_rankable(box_predictor)
     if hasattr(box_predictor, "roi_losses"):
-        losses = box_predictor.roi_losses(predictions, proposals)
+        losses, num_rois = box_predictor.roi_losses(predictions, proposals), sum(map(len, proposals))
+        if losses.shape != (num_rois,):
+            name = type(box_predictor).__name__
+            raise ValueError(f"roi_losses of {name} must return ({num_rois},), got {tuple(losses.shape)}")
         return losses, torch.zeros_like(losses)
     labels = cat([p.gt_classes for p in proposals])
     return reduced_terms(box_predictor, reduce_predictions(box_predictor, predictions, labels), proposals)

@@ -14,7 +14,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor
 
 from ..config import OHEMOptions
-from ..mining import HardRoIs, RankedRoIs, mine_by_rule, mine_hard_rois
+from ..mining import HardRoIs, RankedRoIs, check_selection, mine_by_rule, mine_hard_rois
 from ..mining.rules import (
     RULES,
     Budget,
@@ -74,20 +74,27 @@ def build_rule(options: OHEMOptions) -> MiningRule:
                     f"MODEL.OHEM.{key} is {value!r}; valid for the rule {options.rule}: {valid!r}"
                 )
     rule = MiningRule(_with_parameters(function, options), reads)
+    none = _no_candidates(rule)
     try:
-        rule.select(_no_candidates(rule), Budget(1, progress=0.0))
+        selection = rule.select(none, Budget(1, progress=0.0))
     except (ValueError, TypeError) as error:
         raise ValueError(f"MODEL.OHEM.RULE_ARGS of {options.rule}: {error}") from None
+    check_selection(selection, none)
     return rule
 
 
 def _with_parameters(function: Callable, options: OHEMOptions) -> Callable:
-    parameters, values = list(signature(function).parameters)[2:], {}
+    parameters, values = {name.upper(): name for name in list(signature(function).parameters)[2:]}, {}
     for name, value in options.rule_args.items():
-        if name.lower() not in parameters:
+        if value is None:
+            continue
+        if name.upper() not in parameters:
             valid = f"valid: {', '.join(parameters)}" if parameters else "it has none"
-            raise ValueError(f"MODEL.OHEM.RULE_ARGS has {name!r}, no parameter of {options.rule}; {valid}")
-        values[name.lower()] = value
+            raise ValueError(
+                f"MODEL.OHEM.RULE_ARGS has {name!r}, no parameter of {options.rule}; {valid}. The value None "
+                "takes back what another config sets"
+            )
+        values[parameters[name.upper()]] = value
     return partial(function, **values)
 
 
@@ -142,8 +149,9 @@ def _join(
         "num_rois": [len(c) for c in candidates],
         "num_classes": num_classes,
     }
-    if rule.reads_losses:
-        of_rule.update(losses=losses.total, cls_losses=losses.cls, box_losses=losses.box)
+    if rule.reads_losses:  # copies: what a rule writes into them is not in the log
+        terms = torch.stack([losses.total, losses.cls, losses.box]).unbind()
+        of_rule.update(zip(("losses", "cls_losses", "box_losses"), terms))
     if rule.reads_predictions:
         of_rule.update(scores=losses.scores, decoded=losses.decoded)
     return rule.reads(**of_rule)

@@ -131,7 +131,7 @@ def write_mining(
         prefix: "ohem", or "ohem/" and what was mined.
         sums: of `selection_sums`, with ``num_candidates`` and ``num_survivors``; all images together.
         num_images: in the batch.
-        more: figures that are written as they are.
+        more: figures that are written as they are; one that has the name of another is left out.
     """
     numbers = ("num_candidates", "num_survivors", "num_selected")
     counted = {name: sums.get(name, 0) for name in numbers}
@@ -144,10 +144,10 @@ def write_mining(
         "mean_fg_iou": ("fg_iou", "num_fg"),
     }
     figures.update({name: sums[a] / sums[b] for name, (a, b) in ratios.items() if a in sums and sums.get(b)})
-    figures.update(more)
     for name in ("easiest_selected_loss", "hardest_dropped_loss"):
         if isfinite(sums.get(name, nan)):
             figures[name] = sums[name]
+    figures = {**more, **figures}
     get_event_storage().put_scalars(**{f"{prefix}/{name}": value for name, value in figures.items()})
 
 

@@ -35,8 +35,9 @@ class MinedRoIs:
     labels: NDArray[Any]  # (T,) int64, the highest is the background
     objects: NDArray[Any]  # (T,) int64: index of the object among those of the image; -1: background
     ious: NDArray[Any]  # (T,) float32, with the object of highest IoU
-    # (T,) float32, as the RoIs were ranked by them; NaN of a rule that reads no losses. Where the predictor
-    # has softmax and its losses have weight 1, exp(-cls_losses) is the probability of the label.
+    # (T,) float32, as the RoIs were ranked by them, of a cascade the sums over its stages; NaN of a rule that
+    # reads no losses. Of one stage with softmax and losses of weight 1, exp(-cls_losses) is the probability
+    # of the label. A predictor with its own `roi_losses` has all in `cls_losses`.
     cls_losses: NDArray[Any]
     box_losses: NDArray[Any]
 

@@ -106,7 +106,13 @@ def test_a_batch_that_mines_nothing_is_not_recorded_as_the_one_before(make_cfg, 
 
 
 @pytest.mark.parametrize(
-    "opts", [(), (*MINED, "MODEL.OHEM.LOG_MIB", "0"), (*MINED, "MODEL.OHEM.ENABLED", "False")]
+    "opts",
+    [
+        (),
+        (*MINED, "MODEL.OHEM.LOG_MIB", "0"),
+        (*MINED, "MODEL.OHEM.ENABLED", "False"),
+        (*MINED, "MODEL.OHEM.NAIVE", "True"),
+    ],  # fmt: skip
 )
 def test_there_is_no_log_without_mining_or_room(make_cfg, opts):  # noqa: F811
     cfg = make_cfg("run", *opts, "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()")

@@ -91,6 +91,12 @@ def test_a_pooled_budget_goes_to_the_hardest_images():
     assert select_hard_rois(losses, boxes, images, 2, num_images=2).tolist() == [3, 0, 2, 4]
 
 
+def test_ids_of_any_integer_type_do_not_overflow():
+    boxes, losses = torch.tensor([[0.0, 0, 9, 9]] * 2), torch.tensor([1.0, 2.0])
+    ids, classes = torch.tensor([0, 128], dtype=torch.uint8), torch.ones(2, dtype=torch.uint8)
+    assert select_hard_rois(losses, boxes, ids, 1, class_ids=classes).tolist() == [0, 1]
+
+
 def test_no_rois_select_none():
     empty = torch.zeros(0), torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
     for thresh, classes in itertools.product((None, 0.7), (None, torch.zeros(0, dtype=torch.long))):

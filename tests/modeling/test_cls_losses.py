@@ -12,7 +12,12 @@ from detectron2.structures import Boxes, Instances
 from torchvision.ops import sigmoid_focal_loss
 
 from ohem_d2.modeling import roi_losses
-from ohem_d2.modeling.cls_losses import FocalOutputLayers, GuidedOutputLayers, bias_to_background
+from ohem_d2.modeling.cls_losses import (
+    FocalOutputLayers,
+    GuidedOutputLayers,
+    bias_to_background,
+    with_cls_loss,
+)
 
 from ..builders import SHAPES, build_heads, make_inputs, tiny_cfg
 
@@ -86,6 +91,14 @@ def test_focal_loss_with_gamma_zero_is_half_of_cross_entropy():
     assert focal["loss_box_reg"].item() == pytest.approx(plain["loss_box_reg"].item())
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_a_roi_that_is_certain_has_a_gradient_of_numbers(gamma):
+    logits = torch.tensor([[0.0, 0.0, 30.0]], requires_grad=True)
+    predictor = build(FocalOutputLayers, 2, gamma=gamma)
+    predictor.losses((logits, torch.zeros(1, 8)), make_proposals([2]))["loss_cls"].backward()
+    assert logits.grad.isfinite().all()
+
+
 def test_terms_of_the_focal_loss_have_their_weights():
     weights = {"loss_cls": 3.0, "loss_box_reg": 0.5}
     plain, weighted = (
@@ -94,6 +107,11 @@ def test_terms_of_the_focal_loss_have_their_weights():
     assert {k: v.item() for k, v in weighted.items()} == pytest.approx(
         {k: weights[k] * v.item() for k, v in plain.items()}
     )
+    of_each = [
+        roi_losses(build(FocalOutputLayers, 2, loss_weight=w), EQUAL, PROPOSALS) for w in (1.0, weights)
+    ]
+    box = torch.tensor([BOX, 0, 0, 0])
+    torch.testing.assert_close(of_each[1], 3 * (of_each[0] - box) + 0.5 * box)
     alone = build(FocalOutputLayers, 2, loss_weight={"loss_box_reg": 0.5}).losses(EQUAL, PROPOSALS)
     assert alone["loss_cls"].item() == pytest.approx(plain["loss_cls"].item())
 
@@ -174,6 +192,20 @@ def test_another_predictor_is_refused(monkeypatch):
     ):
         build_heads("MODEL.CLS_LOSS.NAME", "guided")
     assert type(build_heads().box_predictor) is Other
+
+
+@pytest.mark.parametrize(
+    "name, prior, refused", [("focal", 0.0, True), ("guided", 0.1, True), ("guided", 0.0, False)]
+)
+def test_a_sigmoid_is_refused_by_what_is_of_a_softmax(name, prior, refused):
+    cfg = tiny_cfg("MODEL.CLS_LOSS.NAME", name, "MODEL.CLS_LOSS.PRIOR", prior)
+    predictor = build_heads().box_predictor
+    predictor.use_sigmoid_ce = True  # as in Detectron2's main
+    if refused:
+        with pytest.raises(ValueError, match="of a softmax; valid with MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"):
+            with_cls_loss(predictor, cfg)
+    else:
+        assert type(with_cls_loss(predictor, cfg)) is GuidedOutputLayers
 
 
 @pytest.mark.parametrize("heads", ["OHEMROIHeads", "OHEMCascadeROIHeads"])

@@ -19,7 +19,7 @@ def candidates_of(xs, losses, labels=None):
 
 def dropped(rois, num_per_image, **options):
     options = OHEMOptions(**options)
-    hard = mine_inspected([rois], options, num_per_image, 1).rows[0]
+    hard = mine_inspected([rois], options, num_per_image, 0.25, 1).rows[0]
     rows, of = dropped_duplicates(rois, hard, options, num_per_image)
     return hard.tolist(), rows.tolist(), of.tolist()
 
@@ -73,7 +73,7 @@ def test_where_nothing_is_mined_nothing_is_a_duplicate():
 def test_a_budget_of_the_batch_is_shared_by_its_images():
     batch = [candidates_of([0, 100], [9.0, 8]), candidates_of([0, 100], [2.0, 1])]
     rows = {
-        scope: [x.tolist() for x in mine_inspected(batch, OHEMOptions(budget=scope), 1, 1).rows]
+        scope: [x.tolist() for x in mine_inspected(batch, OHEMOptions(budget=scope), 1, 0.25, 1).rows]
         for scope in ("image", "batch")
     }
     assert rows == {"image": [[0], [0]], "batch": [[0, 1], []]}

@@ -401,8 +401,12 @@ def test_heads_of_no_known_family_are_refused_at_build():
         Mined(tiny_cfg(), SHAPES)
 
 
-def test_anyones_heads_are_mined_by_one_line(storage):
+def test_anyones_heads_are_mined_by_one_line(storage, caplog):
     class Theirs(StandardROIHeads):
+        def forward(self, images, features, proposals, targets=None, more=None):
+            self.more = more
+            return super().forward(images, features, proposals, targets)
+
         def _forward_box(self, features, proposals):
             self.seen = [len(p) for p in proposals]
             return super()._forward_box(features, proposals)
@@ -410,9 +414,14 @@ def test_anyones_heads_are_mined_by_one_line(storage):
     class Mine(OHEMMixin, Theirs):
         pass
 
+    build_heads()
+    assert "_forward_box" not in caplog.text
     heads = Mine(tiny_cfg(), SHAPES).train()
-    heads(None, *make_inputs())
-    assert heads.seen == [8, 8]
+    assert "Mine has its own _forward_box; RoIs are ranked by what pooler, box head" in caplog.text
+    heads(None, *make_inputs(), more="given")
+    assert heads.seen == [8, 8] and heads.more == "given"
+    heads.eval()(None, *make_inputs(), more="in a test")
+    assert heads.more == "in a test"
 
 
 def test_the_names_are_registered():

@@ -163,3 +163,15 @@ def test_a_predictor_that_ranks_itself_is_asked():
     assert torch.equal(roi_losses(predictor, predictions, proposals), predictions[0].sum(dim=1))
     with pytest.raises(ValueError, match="RANK_BY is 'cls'; valid for OwnRoILosses"):
         check_rankable(predictor, "cls")
+
+
+def test_losses_of_its_own_are_one_for_each_roi():
+    class Column(OwnRoILosses):
+        def roi_losses(self, predictions, proposals):
+            return super().roi_losses(predictions, proposals)[:, None]
+
+    predictor, proposals = make_own(Column), make_proposals()
+    num_rois = sum(map(len, proposals))
+    message = rf"roi_losses of Column must return \({num_rois},\), got \({num_rois}, 1\)"
+    with pytest.raises(ValueError, match=message):
+        roi_losses(predictor, make_predictions(predictor, proposals), proposals)

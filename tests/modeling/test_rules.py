@@ -206,13 +206,43 @@ def test_a_rule_that_reads_no_losses_mines_heads_whose_losses_are_not_known(stor
         check_minable(heads, "cls+box")
 
 
+def test_a_rule_can_neither_change_the_log_nor_return_anything_else(storage, register):
+    def greedy(rois: CandidatesWithLosses, budget: Budget):
+        mask = rois.losses > rois.losses.mean()
+        for values in (rois.losses, rois.cls_losses, rois.box_losses):
+            values.fill_(-1.0)
+        return mask, {"num_selected": 99, "own": 5}
+
+    def listing(rois: CandidatesWithLosses, budget: Budget):
+        return [rois.losses > 0]
+
+    register(greedy), register(listing)
+    heads = with_rule("greedy")
+    selected, _ = heads(None, *make_inputs(num_proposals=60))
+    latest = {name: value for name, (value, _) in storage.latest().items()}
+    assert latest["ohem/own"] == 5 and latest["ohem/num_selected"] == sum(map(len, selected)) / 2
+    assert latest["ohem/mean_selected_loss"] > latest["ohem/mean_loss"] > 0
+    with pytest.raises(ValueError, match="a rule must return .* got list"):
+        with_rule("listing")
+
+
+def test_the_case_of_a_parameter_does_not_matter_and_none_is_its_default(register):
+    def upper(rois: CandidatesWithLosses, budget: Budget, *, T: int = 3) -> Tensor:  # noqa: N803
+        return rois.losses > T
+
+    register(upper)
+    assert build_rule(OHEMOptions(rule="upper", rule_args={"T": 2})).select.keywords == {"T": 2}
+    assert build_rule(OHEMOptions(rule="upper", rule_args={"POOL_SIZE": None})).select.keywords == {}
+
+
 @pytest.mark.parametrize(
     "opts, message",
     [
         (("RULE", "hard"), "MODEL.OHEM.RULE is 'hard'; valid: hardest, quota, pool, iou_balanced"),
         (("RULE_ARGS.NUM", "1"), "RULE_ARGS has 'NUM', no parameter of hardest; it has none"),
-        (("RULE", "pool", "RULE_ARGS.SIZE", "1"), "'SIZE', no parameter of pool; valid: pool_size"),
+        (("RULE", "pool", "RULE_ARGS.SIZE", "1"), "'SIZE', no parameter of pool; valid: POOL_SIZE"),
         (("RULE", "pool", "RULE_ARGS.POOL_SIZE", "0"), "RULE_ARGS of pool: pool_size is 0; valid: a number"),
+        (("RULE", "pool", "RULE_ARGS.POOL_SIZE", "1e999"), "RULE_ARGS of pool: pool_size is inf; valid"),
         (("RULE", "pool", "BUDGET", "batch"), "BUDGET is 'batch'; valid for the rule pool: 'image'"),
         (("RULE", "pool", "NAIVE", "True"), "NAIVE is True; valid for the rule pool: False"),
     ],
@@ -235,7 +265,8 @@ def test_parameters_come_from_files_and_the_command_line(tmp_path):
 
 @pytest.mark.parametrize("rule", NAMES)
 def test_inspected_candidates_are_mined_by_the_rule(storage, rule):
-    heads, (features, proposals, targets) = with_rule(rule), make_inputs(num_proposals=60)
+    heads = with_rule(rule, "MODEL.ROI_HEADS.POSITIVE_FRACTION", 0.6)
+    features, proposals, targets = make_inputs(num_proposals=60)
     candidates = label_candidates(heads, proposals, targets)
     losses = candidate_losses(heads, features, candidates, targets, heads.ohem, with_predictions=True)
     names = ("losses", "cls_losses", "box_losses", "scores", "decoded")
@@ -245,5 +276,5 @@ def test_inspected_candidates_are_mined_by_the_rule(storage, rule):
     torch.manual_seed(0)
     expected = mine_candidates(candidates, losses, heads._rule, heads._budget(), 3).rows
     torch.manual_seed(0)
-    found = mine_inspected(candidates, heads.ohem, 8, 3, progress=0.0).rows
+    found = mine_inspected(candidates, heads.ohem, 8, heads.positive_fraction, 3, progress=0.0).rows
     assert all(map(torch.equal, expected, found)) and isinstance(candidates[0], Instances)

@@ -21,9 +21,9 @@ def visualize(load_script, tmp_path):
     script = load_script("tools/visualize.py")
     opts = [*toy_options(tmp_path), "OUTPUT_DIR", str(tmp_path / "out"), "MODEL.DEVICE", "cpu"]
 
-    def visualize(output, *arguments, config=BASE):
+    def visualize(output, *arguments, config=BASE, more=()):
         command = ["--config-file", config, "--dataset", "toy_both", *arguments]
-        script.main([*command, "--score-thresh", "1.1", "--output", str(tmp_path / output), *opts])
+        script.main([*command, "--score-thresh", "1.1", "--output", str(tmp_path / output), *opts, *more])
         return tmp_path / output
 
     visualize.script = script
@@ -51,6 +51,15 @@ def test_a_folder_gets_a_picture_of_each_image(visualize):
     folder = visualize("pictures", "--images", "e", "a")
     assert sorted(file.name for file in folder.iterdir()) == ["a.png", "e.png"]
     assert np.asarray(Image.open(folder / "e.png")).shape[0] == height(TALL)
+
+
+def test_a_rule_with_a_schedule_is_drawn_as_at_its_end(visualize):
+    rule = ("MODEL.OHEM.RULE", "mixed", "MODEL.OHEM.RULE_ARGS.START", "0.0")
+    drawn = [
+        np.asarray(Image.open(visualize(f"{i}.png", "--images", "a", more=more)))
+        for i, more in enumerate((rule, ()))
+    ]
+    np.testing.assert_array_equal(*drawn)  # all are mined, as by the rule of the paper
 
 
 def test_a_page_has_pictures_and_a_table_of_the_mined_rois(visualize, monkeypatch):

@@ -5,7 +5,7 @@ Shape letters: R = candidate RoIs of all images, K = foreground classes. Label K
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 
 import torch
 from torch import Tensor
@@ -160,6 +160,7 @@ def require_number(
 ) -> None:
     """Raise ValueError, with the parameter's `name`, unless `value` is a number in [`least`, `most`]."""
     kind, valid = ("an integer", int) if is_integer else ("a number", (int, float))
-    if not isinstance(value, valid) or isinstance(value, bool) or not least <= value <= most:
+    is_number = isinstance(value, valid) and not isinstance(value, bool) and isfinite(value)
+    if not is_number or not least <= value <= most:
         span = f">= {least}" if most == inf else f"in [{least}, {most}]"
         raise ValueError(f"{name} is {value!r}; valid: {kind} {span}")

@@ -32,5 +32,6 @@ def pool(rois: CandidatesWithLosses, budget: Budget, *, pool_size: float = 10.0)
     images, foreground = rois.image_ids, draw_foreground(rois, budget)
     left = budget.num_per_image - count_in_images(foreground, rois)
     background = drop_duplicates(rois, budget) & ~rois.is_foreground
-    hard = top_of_groups(rois.losses, images, background, (left * pool_size).long())
+    in_pool = (left * pool_size).clamp(max=len(rois.labels)).long()
+    hard = top_of_groups(rois.losses, images, background, in_pool)
     return foreground | draw_of_groups(images, hard, left, budget)

@@ -78,8 +78,22 @@ def test_the_selection_is_ordered_by_loss_and_counted_per_image(rule):
 def test_a_mask_that_does_not_fit_is_refused():
     rois = random_candidates(0)
     for wrong, found in ((rois.losses > 2)[:3], r"\(3,\) torch.bool"), (rois.losses, "torch.float32"):
-        with pytest.raises(ValueError, match=rf"must return \(65,\) bool, got .*{found}"):
+        with pytest.raises(ValueError, match=rf"must return \(65,\) bool, or .*, got .*{found}"):
             mine_by_rule(rois, make_budget(), lambda *args: wrong)  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    "wrong, found",
+    [
+        (lambda mask: None, "NoneType"),
+        (lambda mask: [mask, {}], "list"),
+        (lambda mask: (mask, [1.0]), r"a pair of \(65,\) torch.bool and list"),
+    ],
+)
+def test_what_is_no_mask_is_refused(wrong, found):
+    rois = random_candidates(0)
+    with pytest.raises(ValueError, match=f"bool, or a pair of it and a dict of scalars, got {found}$"):
+        mine_by_rule(rois, make_budget(), lambda *args: wrong(rois.losses > 2))
 
 
 def test_a_non_finite_loss_names_the_images():
@@ -92,12 +106,11 @@ def test_a_non_finite_loss_names_the_images():
 
 def test_scalars_of_a_rule_are_for_the_log():
     rois = make_candidates(apart(3), [3, 3, 3], [0, 0, 1], 2, losses=[1.0, 2.0, 3.0])
-    rule = lambda rois, budget: (rois.losses > 1.5, {"n": torch.tensor(7.0)})  # noqa: E731
+    numbers = {"n": torch.tensor(7), "one": torch.ones(1), "plain": 0.5, "all": 9}
+    rule = lambda rois, budget: (rois.losses > 1.5, numbers)  # noqa: E731
     hard = mine_by_rule(rois, make_budget(), rule, measure=lambda ranked: {"all": ranked.is_selected.sum()})
-    assert (hard.measured, hard.logged) == ({"all": 2}, {"n": 7}) and [r.tolist() for r in hard.rows] == [
-        [1],
-        [0],
-    ]
+    assert hard.measured == {"all": 2} and hard.logged == {"n": 7, "one": 1, "plain": 0.5, "all": 9}
+    assert [r.tolist() for r in hard.rows] == [[1], [0]]
     assert hard.num_survivors is None
 
 

@@ -99,6 +99,11 @@ def test_pool_draws_background_from_the_hardest_and_foreground_from_all():
         assert abs(times - 300 * share) < 4 * math.sqrt(300 * share * (1 - share))
 
 
+def test_a_pool_larger_than_any_number_is_all_background():
+    rois, budget = random_candidates(3), make_budget(8)
+    assert selected(pool(rois, budget, pool_size=1e30)) == selected(pool(rois, make_budget(8), pool_size=1e4))
+
+
 def test_pool_of_size_one_is_the_hardest_background():
     for seed in SEEDS:
         rois, budget = random_candidates(seed), make_budget(8, seed)
