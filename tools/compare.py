@@ -183,6 +183,8 @@ def prepare(args: argparse.Namespace, begun: float) -> list[Run]:
     for warning in describe_unequal_starts(trials):
         logger.warning("%s", warning)
     keep_settings(args.output, args.base, args.opts, data)
+    if seconds and plan:
+        logger.info("As planned before: %s/plan.json; remove it to plan anew", args.output)
     if seconds and not plan:
         left = seconds - (time.monotonic() - begun)
         plan = make_plan(list(trials.values()), left, args.jobs, args.seeds and len(args.seeds))
@@ -197,7 +199,9 @@ def prepare(args: argparse.Namespace, begun: float) -> list[Run]:
 def spread(args: argparse.Namespace) -> tuple[float, str]:
     """Of paired differences, as far as it is known, and where it is from."""
     records = read_records(args.output / "results.json")
-    return measured_spread([first for first, *_ in compare_records(records)]) or KNOWN_SPREAD
+    by_data = [[r for r in records if r.get("data") == data] for data in {r.get("data") for r in records}]
+    compared = [first for of_data in by_data for first, *_ in compare_records(of_data)]
+    return measured_spread(compared) or KNOWN_SPREAD
 
 
 def build_launcher(args: argparse.Namespace):

@@ -39,6 +39,10 @@ from ohem_d2.visualization import report as page
 
 SCORES = (0.3, 0.5, 0.7, 0.9)
 GALLERY, NUM_IMAGES, IMAGE_SIZE = 12, 8, 400
+# Keys of a YAML config, and of a Python config.
+CATALOG = ("DATASETS.CATALOG", "dataloader.catalogs")
+TRAIN = ("DATASETS.TRAIN", "dataloader.train.dataset.names")
+NUM_CLASSES = ("MODEL.ROI_HEADS.NUM_CLASSES", "model.roi_heads.num_classes")
 LEGEND = "Objects are blue and dashed, detections vermilion."
 
 
@@ -86,9 +90,10 @@ def _mined_classes(run: RunFolder) -> dict:
     if not list(run.path.glob("mined/*.safetensors")):
         return {}
     _register([run])
-    train = run.config.get("DATASETS.TRAIN", ())
+    train = run.setting(*TRAIN, ())
+    train = [train] if isinstance(train, str) else train
     names = first_class_names([name for name in train if name in DatasetCatalog])
-    names = names or [str(label) for label in range(run.config.get("MODEL.ROI_HEADS.NUM_CLASSES", 0))]
+    names = names or [str(label) for label in range(run.setting(*NUM_CLASSES, 0))]
     return page.class_shares(read_mined(run.path), names)
 
 
@@ -108,7 +113,7 @@ def _detection_sections(arms: Sequence[RunArm], scores: Sequence[float]) -> Iter
 
 def _register(runs: Sequence[RunFolder]) -> None:
     """Register the data sets of the catalogues that the configs name."""
-    for catalog in dict.fromkeys(c for run in runs for c in run.config.get("DATASETS.CATALOG", ())):
+    for catalog in dict.fromkeys(c for run in runs for c in run.setting(*CATALOG, ())):
         register_catalog(catalog)
 
 

@@ -1,5 +1,6 @@
 """AP of arms at equal cost: after equal seconds, and after equal operations of forward and backward pass."""
 
+import math
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,8 @@ def at_equal_cost(
     whole = min(cost[r["arm"]] * r["curve"][-1][0] for r in known)
     values: dict[str, dict[int, float]] = {}
     for record in known:
-        value = value_at(record["curve"], whole / cost[record["arm"]])
+        end, iteration = record["curve"][-1][0], whole / cost[record["arm"]]
+        value = value_at(record["curve"], end if math.isclose(iteration, end) else iteration)
         if value is not None:
             values.setdefault(record["arm"], {})[record["seed"]] = value
     return whole, values
@@ -69,6 +71,7 @@ def render_costs(records: Sequence[dict[str, Any]], reference: str, gflop: Mappi
         "{:.0f} s": at_equal_cost(records, {arm: s for arm, s in seconds.items() if s is not None}),
         "{:.0f} GFLOP": at_equal_cost(records, {arm: gflop[arm] for arm in arms if arm in gflop}),
     }
+    costs = {form: (whole, values) for form, (whole, values) in costs.items() if values}
     header = ["arm", *(f"AP at {form.format(whole)}" for form, (whole, _) in costs.items())]
     rows = [[arm, *(_cell(values, arm, reference) for _, values in costs.values())] for arm in arms]
     return f"{markdown_table(header, rows)}\n\n{textwrap.fill(_LEGEND, 120)}"

@@ -14,11 +14,13 @@ __all__ = [
     "check_scipy",
     "detectable_difference",
     "half_width",
+    "num_for_difference",
     "num_for_half_width",
     "t_interval",
 ]
 
 MAX_NUM = 1000  # of seeds that anyone would train
+_POWER = 0.8  # of five comparisons four find what is there
 
 
 class Interval(NamedTuple):
@@ -86,7 +88,31 @@ def detectable_difference(deviation: float, num: int) -> float:
         deviation: standard deviation of a paired difference.
         num: pairs.
     """
-    return (_t(0.975, num - 1) + _t(0.8, num - 1)) * deviation / math.sqrt(num)
+    check_scipy()
+    from scipy.optimize import brentq
+
+    most = 2 * (_t(0.975, num - 1) + _t(0.8, num - 1))
+    shift = brentq(lambda shift: _power(shift, num) - _POWER, 0, most)
+    return float(shift) * deviation / math.sqrt(num)
+
+
+def num_for_difference(deviation: float, difference: float) -> int | None:
+    """The least number of pairs that tells `difference` apart from 0 in four of five comparisons.
+
+    None: too many.
+    """
+    if deviation == 0:
+        return 2
+    shift = abs(difference) / deviation
+    return next((n for n in range(2, MAX_NUM) if _power(shift * math.sqrt(n), n) >= _POWER), None)
+
+
+def _power(shift: float, num: int) -> float:
+    """How often Student's test of `num` values finds a mean that is `shift` standard errors above 0."""
+    check_scipy()
+    from scipy.stats import nct
+
+    return float(nct.sf(_t(0.975, num - 1), num - 1, shift))
 
 
 def _t(probability: float, degrees: int) -> float:

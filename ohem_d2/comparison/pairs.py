@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .intervals import Interval, bootstrap_interval, num_for_half_width, t_interval
+from .intervals import Interval, bootstrap_interval, num_for_difference, num_for_half_width, t_interval
 
 __all__ = ["Pairs", "best_arm", "describe_interval", "describe_margin", "describe_pairs", "pair"]
 
@@ -74,18 +74,16 @@ def describe_pairs(pairs: Pairs) -> str:
     text = f"{describe_interval(pairs.t)} {name}"
     if pairs.t.low > 0 or pairs.t.high < 0:
         side = "over" if pairs.t.low > 0 else "below"
-        half = (pairs.t.high - pairs.t.low) / 4
-        return (
-            f"{pairs.arm} {text} {side} {pairs.reference}; {_more(pairs, half, 'would halve the interval')}."
-        )
-    more = _more(pairs, abs(pairs.t.mean), "would tell a difference of this size apart from 0")
+        needed = num_for_half_width(pairs.deviation, (pairs.t.high - pairs.t.low) / 4)
+        more = _more(num, needed, "would halve the interval")
+        return f"{pairs.arm} {text} {side} {pairs.reference}; {more}."
+    needed = num_for_difference(pairs.deviation, pairs.t.mean)
+    more = _more(num, needed, "would tell a difference of this size apart from 0 in four of five cases")
     return f"{versus}: not told apart, {text}; {more}."
 
 
-def _more(pairs: Pairs, half: float, effect: str) -> str:
+def _more(num: int, needed: int | None, effect: str) -> str:
     """What further seeds bring, if their differences spread as those that there are."""
-    num = len(pairs.values)
-    needed = num_for_half_width(pairs.deviation or 0.0, half)
     if needed is None:
         return f"{num} seeds, and no number that can be trained {effect}"
     if needed <= num:  # of equal differences

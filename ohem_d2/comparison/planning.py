@@ -91,12 +91,15 @@ def make_plan(trials: Sequence[Trial], seconds: float, jobs: int = 1, num_seeds:
     fixed = sum(trial["start_seconds"] + _num_tests(trial) * trial["test_seconds"] for trial in trials)
     iterating = sum(trial["seconds_per_iteration"] * _max_iter(trial) for trial in trials)
 
+    def rounds(num: int) -> float:
+        """How many times as long as one seed of all, one by one; jobs that find no run left wait."""
+        return math.ceil(num * len(trials) / jobs) / len(trials)
+
     def duration(num: int, part: float) -> float:
-        return num * (fixed + part * iterating) / min(jobs, num * len(trials))
+        return rounds(num) * (fixed + part * iterating)
 
     for least, least_part in _LEVELS if num_seeds is None else ((num_seeds, _LEVELS[-1][1]),):
-        parallel = min(jobs, least * len(trials))
-        part = min(1.0, (available * parallel / least - fixed) / iterating)
+        part = min(1.0, (available / rounds(least) - fixed) / iterating)
         part = math.floor(100 * part + 1e-6) / 100  # a round number
         if part < least_part:
             continue

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..utils.messages import brief, name_some
 from ..utils.metrics import read_metrics
 from ..utils.yaml_files import SafeLoader, iterate_keys, read_yaml
@@ -14,7 +16,22 @@ __all__ = ["RunArm", "RunFolder", "differing_lines", "group_runs", "read_run"]
 
 # What says which run of an arm it is, and nothing of how it was trained.
 _OF_A_RUN = ("SEED", "OUTPUT_DIR", "train.seed", "train.output_dir")
+_WEIGHTS = ("MODEL.WEIGHTS", "train.init_checkpoint")
 _MEMORY = re.compile(r"max_mem: (\d+)M")
+
+
+class _AnyTagLoader(SafeLoader):
+    """Reads an object of Python, as a Python config has them, as its tag and content."""
+
+    def construct_object_as_data(self, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return {"_tag_": node.tag, **self.construct_mapping(node, deep=True)}
+        if isinstance(node, yaml.SequenceNode):
+            return [node.tag, *self.construct_sequence(node, deep=True)]
+        return f"{node.tag} {node.value}"
+
+
+_AnyTagLoader.add_constructor(None, _AnyTagLoader.construct_object_as_data)
 
 
 @dataclass(frozen=True)
@@ -35,8 +52,12 @@ class RunFolder:
     @property
     def max_iter(self) -> int | None:
         """The number of iterations in the config."""
-        planned = self.config.get("SOLVER.MAX_ITER", self.config.get("train.max_iter"))
+        planned = self.setting("SOLVER.MAX_ITER", "train.max_iter", None)
         return planned if isinstance(planned, int) else None
+
+    def setting(self, yaml_key: str, python_key: str, default: Any) -> Any:
+        """The value of a key in the config, which is a YAML or a Python config."""
+        return self.config.get(yaml_key, self.config.get(python_key, default))
 
     def curve(self, key: str) -> list[tuple[int, float]]:
         """(iterations done, value) of each row that has a number under `key`.
@@ -88,7 +109,7 @@ def read_run(folder: str | Path) -> RunFolder:
 
 def _read_config(file: Path) -> dict[str, Any]:
     with open(file, encoding="utf-8") as stream:
-        content = read_yaml(stream, str(file), SafeLoader)
+        content = read_yaml(stream, str(file), _AnyTagLoader)
     if not isinstance(content, dict):
         raise ValueError(f"{file}: a config maps keys to values, found {brief(content)}")
     return content
@@ -102,7 +123,7 @@ def group_runs(runs: Sequence[RunFolder]) -> list[RunArm]:
     """
     groups: dict[Any, list[RunFolder]] = {}
     for run in runs:
-        key = tuple(sorted((k, repr(v)) for k, v in run.config.items() if k not in _OF_A_RUN))
+        key = tuple(sorted((k, repr(v)) for k, v in run.config.items() if not _is_of_run(k, v, run)))
         groups.setdefault(key or run.path, []).append(run)
     names = [_arm_name(group, 1) for group in groups.values()]
     if len(set(names)) < len(names):
@@ -124,10 +145,21 @@ def _distinct(names: Sequence[str]) -> Iterator[str]:
 
 def differing_lines(arms: Sequence[RunArm]) -> dict[str, list[Any]]:
     """Key -> its value in each arm with a config, for keys in which they differ; "" where it is not set."""
-    configs = [arm.runs[0].config for arm in arms if arm.runs[0].config]
-    keys = sorted({key for config in configs for key in config if key not in _OF_A_RUN})
+    configs = [
+        {key: value for key, value in run.config.items() if not _is_of_run(key, value, run)}
+        for run in (arm.runs[0] for arm in arms)
+        if run.config
+    ]
+    keys = sorted({key for config in configs for key in config})
     lines = {key: [config.get(key, "") for config in configs] for key in keys}
     return {key: values for key, values in lines.items() if any(v != values[0] for v in values)}
+
+
+def _is_of_run(key: str, value: Any, run: RunFolder) -> bool:
+    """Whether a line of a config says nothing of how the run was trained."""
+    if key in _WEIGHTS:  # those that the run made are in the config of a test of them
+        return run.path.resolve() in Path(str(value)).resolve().parents
+    return key in _OF_A_RUN
 
 
 def _is_seed(path: Path) -> bool:

@@ -146,7 +146,7 @@ def _train_net(options: list[str], num_gpus: int, folder: Path, gpu: str) -> Non
     with open(console, "ab") as out:
         code = run_child(command, out, GPUs.variables(gpu))
     if code != 0:
-        last = (console.read_text().splitlines() or [""])[-1]
+        last = (console.read_text(errors="replace").splitlines() or [""])[-1]
         raise RuntimeError(f"{folder} failed with exit status {code}; {console} ends: {last}")
 
 
@@ -192,7 +192,8 @@ def _training_figures(folder: Path) -> dict[str, float]:
     seconds = [r["time"] for r in records if "time" in r]
     if seconds:
         figures["seconds_per_iteration"] = statistics.median(seconds)
-    memory = [int(mib) for mib in re.findall(r"max_mem: (\d+)M", log.read_text())] if log.exists() else []
+    text = log.read_text(errors="replace") if log.exists() else ""
+    memory = [int(mib) for mib in re.findall(r"max_mem: (\d+)M", text)]
     if memory:
         figures["memory_gib"] = max(memory) / 1024
     return figures

@@ -102,7 +102,13 @@ def read_operations(output: Path, data: str) -> dict[str, float]:
 
 
 def check_trials(trials: Mapping[tuple[str, str], Trial]) -> None:
-    """Raise ValueError unless all arms of a data set are tested alike."""
+    """Raise ValueError unless all arms of a data set are tested alike, by one evaluator on one test set."""
+    for (_, arm), trial in trials.items():
+        for key in ("DATASETS.TEST", "TEST.EVALUATORS"):
+            values = trial["test_settings"].get(key, ())
+            if len(values) > 1:
+                told = f"{key} of {arm} has {len(values)}: {', '.join(values)}; valid: one"
+                raise ValueError(f"{told}. Test the others by --test NAME {key} \"('NAME',)\"")
     for data in {data for data, _ in trials}:
         check_equal_tests((arm, trial["test_settings"]) for (of, arm), trial in trials.items() if of == data)
 

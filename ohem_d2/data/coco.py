@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,7 @@ def load_coco(
             dicts = load_coco_json(file, image_root, name, extra_annotation_keys=list(ignore))
     except _DAMAGED as error:
         raise ValueError(f"{json_file}: not a COCO instances file: {one_line(repr(error))}") from error
+    _require_distinct(json_file, len(dicts))
     for record in dicts:
         _check(record, json_file)
     if not images_outside:
@@ -98,6 +100,16 @@ def _check(record: dict[str, Any], json_file: str) -> None:
             problem = f"a bbox is {brief(box)}; valid: four numbers"
     if problem:
         raise ValueError(f"{json_file}, image {brief(record['image_id'])}: {problem}")
+
+
+def _require_distinct(json_file: str, num_images: int) -> None:
+    """Refuse ids of images that come again: pycocotools keeps the last image, with the objects of all."""
+    text = Path(json_file).read_text(encoding="utf-8")
+    if text.count('"file_name"') == num_images:  # sooner than to parse it again
+        return
+    ids = Counter(image["id"] for image in json.loads(text)["images"])
+    if again := [str(image_id) for image_id, times in ids.items() if times > 1]:
+        raise ValueError(f"{json_file}: {len(again)} ids belong to several images: {name_some(again)}")
 
 
 def leads_outside(path: str | Path, folder: str | Path) -> bool:

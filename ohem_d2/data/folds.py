@@ -1,6 +1,7 @@
 """Folds of a data set: what is left of it to train on when each part in turn is held out."""
 
 import json
+import os
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
@@ -59,11 +60,12 @@ def write_folds(name: str, folds: Sequence[Collection[str]], folder: str | Path)
     else:
         raise ValueError(f"data set {name!r} cannot be split into folds; valid: VOC and COCO layout")
     ids = [str(record["image_id"]) for record in DatasetCatalog.get(name)]
-    for fold, held_out in enumerate(folds):
-        write(metadata, [i for i in ids if i not in set(held_out)], folder / f"without_{fold}")
+    for fold, held_out in enumerate(map(set, folds)):
+        write(metadata, [i for i in ids if i not in held_out], folder / f"without_{fold}")
     entry["splits"] = [f"without_{fold}" for fold in range(len(folds))]
-    if metadata.get("proposal_file"):
-        entry["proposals"] = str(Path(metadata.proposal_file).absolute())
+    if files := metadata.get("proposal_file"):
+        several = isinstance(files, (list, tuple))
+        entry["proposals"] = [os.path.abspath(f) for f in files] if several else os.path.abspath(files)
     _write(folder / "catalog.yaml", yaml.safe_dump({name: entry}, sort_keys=False, allow_unicode=True))
     return folder / "catalog.yaml"
 

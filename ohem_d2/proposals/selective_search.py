@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..utils.messages import one_line
 from .generation import unique_images
 
 __all__ = ["MAX_SIDE", "MODES", "SelectiveSearch", "generate_selective_search", "selective_search"]
@@ -218,8 +219,13 @@ def _read_image(file_name: str) -> NDArray[Any]:
     if not os.path.isfile(file_name):
         raise FileNotFoundError(f"no image at {file_name}")
     image = cv2.imread(file_name, cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"{file_name} cannot be read as an image")
+    if image is None:  # such as a rotated TIFF
+        from detectron2.data.detection_utils import read_image
+
+        try:
+            image = np.ascontiguousarray(read_image(file_name, "BGR"))
+        except Exception as error:  # decoders raise nearly anything
+            raise ValueError(f"{file_name} cannot be read as an image: {one_line(error)}") from error
     return image
 
 

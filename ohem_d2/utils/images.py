@@ -19,6 +19,10 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
+# Modes of Pillow, of which Detectron2 cuts off all that is above 255.
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+
 def find_images(folder: str | Path) -> list[Path]:
     """The images below a folder, in a fixed order; what is hidden is left out."""
     found = []
@@ -35,16 +39,21 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the header cannot be read.
+        ValueError: the header cannot be read, or its pixels have more than 8 bits.
     """
     try:
         with Image.open(path) as image:
             width, height = image.size
+            mode = image.mode
             turned = image.getexif().get(_ORIENTATION) in _TURNED
     except FileNotFoundError:
         raise FileNotFoundError(f"no image at {path}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
+    if mode in _DEEP:
+        raise ValueError(
+            f"{path} has more than 8 bits a pixel (mode {mode}), which Detectron2 reads as white"
+        )
     return (height, width) if turned else (width, height)
 
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 pytest.importorskip("scipy", reason="needs SciPy")
@@ -26,6 +27,17 @@ def test_the_dearer_arm_is_read_where_it_has_cost_what_the_cheaper_one_costs_in_
     assert at_equal_cost(records, {"plain": 1.0, "ohem": 2.5}) == (200.0, {"plain": {0: 20.0}})
     assert at_equal_cost(records, {"ohem": 2.0}) == (400.0, {"ohem": {0: 26.0}})
     assert at_equal_cost(records, {}) == (0.0, {})
+
+
+def test_the_cheapest_arm_is_read_at_its_end_whatever_the_rounding():
+    for cost in np.random.default_rng(0).uniform(0.1, 2, 1000):
+        _, values = at_equal_cost([record("a", 0, [[100, 1.0], [1003, 2.0]])], {"a": cost})
+        assert values == {"a": {0: 2.0}}
+
+
+def test_a_cost_that_no_arm_has_is_no_column():
+    records = [record("a", 0, [[100, 1.0], [200, 2.0]])]
+    assert render_costs(records, "a", {}).splitlines()[0] == "| arm | AP at 200 s |"
 
 
 def test_the_table_has_both_costs_with_paired_differences():

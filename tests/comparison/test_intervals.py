@@ -14,6 +14,7 @@ from ohem_d2.comparison.intervals import (
     bootstrap_interval,
     detectable_difference,
     half_width,
+    num_for_difference,
     num_for_half_width,
     t_interval,
 )
@@ -60,13 +61,20 @@ def test_halving_an_interval_takes_fewer_than_four_times_as_many_values():
     assert num_for_half_width(0.0, 0.1) == 2
 
 
-def test_what_is_detectable_is_found_in_four_of_five_comparisons():
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_what_is_detectable_is_found_in_four_of_five_comparisons(n):
     # Simulated: normal differences of this mean; how often does the interval leave out 0?
-    n, deviation, rng = 6, 2.0, np.random.default_rng(2)
+    deviation, rng = 2.0, np.random.default_rng(2)
     true = detectable_difference(deviation, n)
     drawn = rng.normal(true, deviation, (20000, n))
     low = drawn.mean(1) - stats.t.ppf(0.975, n - 1) * drawn.std(1, ddof=1) / math.sqrt(n)
-    assert np.mean(low > 0) == pytest.approx(0.8, abs=0.02)
+    assert np.mean(low > 0) == pytest.approx(0.8, abs=0.01)
+    assert num_for_difference(deviation, true * 1.001) == n == num_for_difference(deviation, -true * 1.001)
+    assert num_for_difference(deviation, true * 0.999) == n + 1
+
+
+def test_no_number_tells_nothing_from_nothing_and_two_do_where_nothing_spreads():
+    assert num_for_difference(1.0, 0.0) is None and num_for_difference(0.0, 0.1) == 2
 
 
 def test_without_scipy_it_says_what_to_install(monkeypatch):

@@ -88,6 +88,13 @@ def test_more_jobs_than_runs_do_not_help():
     assert make_plan([trial(), trial()], 60, 100).part == 0.58
 
 
+def test_jobs_that_find_no_run_left_wait():
+    # 10 runs of 75 s, 8 at a time: two rounds, 150 s, not 10 / 8 * 75.
+    assert make_plan([trial(), trial()], 1000, 8, num_seeds=5) == Plan(5, 1.0, 150)
+    # In 120 s, 108 without the reserve, each round has 54: (54 - 25) / 50 = 0.58.
+    assert make_plan([trial(), trial()], 120, 8, num_seeds=5) == Plan(5, 0.58, 108)
+
+
 def test_given_seeds_are_kept_and_the_schedule_is_fitted():
     assert make_plan([trial()], 1000, num_seeds=2) == Plan(2, 1.0, 150)
     assert make_plan([trial()], 100, num_seeds=2) == Plan(2, 0.4, 90)
@@ -137,9 +144,9 @@ def test_a_plan_says_what_it_could_tell_apart_and_from_which_spread():
     assert lines[0] == "Plan: 5 seeds x 1 configs, 2 at a time, 50% of the schedule: about 6 min"
     assert lines[1] == "  d/a: 50 iterations of 0.50 s, 1 test(s) of 15 s"
     assert "shortened" in lines[2]
-    # t(0.975, 4) = 2.7764, t(0.8, 4) = 0.9410: 3.7174 * 2 / sqrt 5 = 3.325.
+    # By simulation (test_intervals.py), 3.36; with t(0.975, 4) + t(0.8, 4) = 3.7174 it would be 3.325.
     assert lines[3] == (
-        "  It tells a difference of 3.3 AP from none in four of five cases, if paired differences "
+        "  It tells a difference of 3.4 AP from none in four of five cases, if paired differences "
         "spread by 2.0 AP (guessed)"
     )
     whole = describe_plan(Plan(1, 1.0, 60.0), {("", "a"): trial()}, 1, SPREAD)

@@ -50,7 +50,7 @@ def test_of_a_run_that_has_just_begun_is_said_what_is_missing(make_run, tmp_path
     assert "no config" in run.problems[0] and run.config == {} and run.max_iter is None
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", "!!python/object:os.system {}", "\0"])
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", "\0"])
 def test_a_config_that_cannot_be_read_is_a_problem_in_one_line(make_run, tmp_path, text):
     make_run("a")
     (tmp_path / "a/config.yaml").write_text(text)
@@ -75,6 +75,34 @@ def test_runs_that_differ_in_seed_and_folder_are_one_arm(make_run):
     assert [(arm.name, len(arm.runs)) for arm in arms] == [("heuristic", 1), ("ohem", 2)]
     assert [run.name for run in arms[1].runs] == ["ohem/seed0", "ohem/seed1"]
     assert differing_lines(arms) == {"SOLVER.BASE_LR": [0.01, 0.02]}
+
+
+def test_a_test_of_the_runs_own_weights_makes_no_arm_of_it(make_run, tmp_path):
+    """--eval-only writes the config again, with the weights that it tests."""
+    for seed in range(2):
+        make_run(f"ohem/seed{seed}", seed=seed)
+        file = tmp_path / f"ohem/seed{seed}/config.yaml"
+        file.write_text(f"MODEL: {{WEIGHTS: {file.parent}/model_final.pth}}\n{file.read_text()}")
+    make_run("other/seed0")
+    other = tmp_path / "other/seed0/config.yaml"
+    other.write_text(f"MODEL: {{WEIGHTS: {tmp_path}/r50.pkl}}\n{other.read_text()}")
+    arms = group_runs([read_run(tmp_path / name) for name in ("ohem/seed0", "ohem/seed1", "other/seed0")])
+    assert [(arm.name, len(arm.runs)) for arm in arms] == [("ohem", 2), ("other", 1)]
+    assert differing_lines(arms) == {"MODEL.WEIGHTS": ["", f"{tmp_path}/r50.pkl"]}
+
+
+def test_objects_of_a_python_config_are_read_as_data(make_run, tmp_path):
+    make_run("a")
+    never = "!!python/object/apply:os.system [exit 1]"
+    shape = "!!python/object/new:detectron2.layers.shape_spec.ShapeSpec [32, 7, 7, null]"
+    text = f"train: {{max_iter: 10, seed: 3}}\nmodel: {{input_shape: {shape}}}\nrun: {never}\n"
+    (tmp_path / "a/config.yaml").write_text(text)
+    run = read_run(tmp_path / "a")
+    assert run.problems == [] and run.max_iter == 10
+    tag = "tag:yaml.org,2002:python/object/new:detectron2.layers.shape_spec.ShapeSpec"
+    assert run.config["model.input_shape"] == [tag, 32, 7, 7, None]
+    assert run.config["run"] == ["tag:yaml.org,2002:python/object/apply:os.system", "exit 1"]
+    assert run.setting("MODEL.SEED", "train.seed", 0) == 3
 
 
 def test_arms_of_equal_names_get_longer_ones_and_runs_of_equal_configs_are_one(make_run):

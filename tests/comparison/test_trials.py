@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ohem_d2.comparison import Variant, describe_unequal_starts, make_runs, trials, try_all
+from ohem_d2.comparison import Variant, check_trials, describe_unequal_starts, make_runs, trials, try_all
 from ohem_d2.comparison.trial import try_config
 from tests.toy import toy_options, write_toy
 
@@ -135,6 +135,15 @@ def test_unequal_starts_are_told():
         ("y", "b"): {"weights": "v", "images": "j"},
     }
     assert describe_unequal_starts(found) == ["order of the images of b and a differ on y, seed by seed"]
+
+
+@pytest.mark.parametrize("key", ["DATASETS.TEST", "TEST.EVALUATORS"])
+def test_figures_of_two_tests_would_not_be_compared(key):
+    found = {("", "a"): {"test_settings": {"DATASETS.TEST": ["x"], key: ["x"]}}}
+    check_trials(found)
+    found["", "b"] = {"test_settings": {"DATASETS.TEST": ["x"], key: ["x", "y"]}}
+    with pytest.raises(ValueError, match=f"^{key} of b has 2: x, y; valid: one. Test the others by --test"):
+        check_trials(found)
 
 
 @pytest.mark.slow

@@ -129,6 +129,15 @@ def test_coco_split_loads_under_its_suffix(write, coco_root):
     assert (metadata.json_file, metadata.image_root) == (str(coco_root / "val.json"), str(coco_root))
 
 
+def test_an_id_of_two_images_is_refused(write, coco_root):
+    content = json.loads((coco_root / "val.json").read_text())
+    content["images"].append({**content["images"][0], "file_name": "images/other.jpg"})
+    (coco_root / "val.json").write_text(json.dumps(content))
+    register_catalog(write(COCO))
+    with pytest.raises(ValueError, match="val.json: 1 ids belong to several images: 7$"):
+        DatasetCatalog.get("pets_small")
+
+
 def test_coco_faults_are_found_when_the_split_is_loaded(write, coco_root):
     register_catalog(write(COCO + "  classes: [dog, cat]\n"))
     with pytest.raises(ValueError, match=r"lists classes \['dog', 'cat'\] but .*json holds \['cat', 'dog'\]"):

@@ -3,6 +3,7 @@ import struct
 
 import pytest
 from detectron2.data import MetadataCatalog
+from PIL import Image
 
 from ohem_d2.data import register_catalog, write_proposals
 from ohem_d2.data.checking import check_dataset
@@ -85,6 +86,13 @@ def test_a_data_set_without_fault_has_no_problem_and_is_counted(voc, tmp_path):
     report = check_dataset("pets_train")
     assert report.problems == []
     assert str(report) == "pets_train: 3 images, 3 objects (0 difficult), 3 proposals, no problem"
+
+
+def test_an_image_of_16_bits_is_a_problem(voc):
+    Image.new("I;16", (40, 30)).save(voc / "JPEGImages/b.png")
+    (voc / "JPEGImages/b.png").rename(voc / "JPEGImages/b.jpg")
+    problem = "has more than 8 bits a pixel (mode I;16), which Detectron2 reads as white"
+    assert found("pets_train") == [("b.jpg", problem)]
 
 
 def test_ids_may_have_spaces(voc):

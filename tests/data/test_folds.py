@@ -1,6 +1,7 @@
 """Folds of data sets in both layouts, registered from the catalogue that is written."""
 
 import json
+import re
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -44,6 +45,18 @@ def test_what_is_left_of_a_voc_data_set_is_as_it_was(tmp_path):
     check_rests("toy_wide", tmp_path / "folds", ["c", "a", "b", "d"])
     file = MetadataCatalog.get("toy_wide_without_0").proposal_file
     assert file == str(tmp_path / "proposals.safetensors")
+
+
+def test_proposals_in_several_files_stay_several(tmp_path):
+    write_toy(tmp_path)
+    entry = (tmp_path / "catalog.yaml").read_text()
+    assert entry.count("proposals: ") == 1
+    entry = re.sub("proposals: (.*)}", r"proposals: [\1, \1]}", entry)
+    (tmp_path / "catalog.yaml").write_text(entry)
+    register_catalog(tmp_path / "catalog.yaml")
+    register_catalog(write_folds("toy_wide", [["a"], ["b"]], tmp_path / "folds"))
+    files = MetadataCatalog.get("toy_wide_without_0").proposal_file
+    assert list(files) == [str(tmp_path / "proposals.safetensors")] * 2
 
 
 def test_ignore_regions_and_folders_of_other_names_are_kept(tmp_path):

@@ -181,6 +181,21 @@ def test_class_names_of_yolo_may_stand_in_a_text_file_and_the_split_in_lists(tmp
     assert read_folder(tmp_path).classes == CLASSES
 
 
+def test_images_of_one_name_are_in_the_list_that_has_their_folder(tmp_path):
+    """The lists of another machine, where the folder lies elsewhere."""
+    write(tmp_path / "data.yaml", "{train: train.txt, val: val.txt, names: [cat, dog]}")
+    for split, folder in (("train", "monday"), ("val", "friday")):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for name in ("0", f"only_{split}"):
+            draw(tmp_path / f"images/{folder}/{name}.jpg", "a")
+            write(tmp_path / f"labels/{folder}/{name}.txt", "0 .5 .5 .1 .1\n")
+        lines = [f"/home/else/data/images/{folder}/{name}.jpg" for name in ("0", f"only_{split}")]
+        write(tmp_path / f"{split}.txt", "\n".join(lines))
+    splits = {str(i.path.relative_to(tmp_path / "images")): i.split for i in read_folder(tmp_path).images}
+    assert splits == {"monday/0.jpg": "train", "monday/only_train.jpg": "train",
+                      "friday/0.jpg": "val", "friday/only_val.jpg": "val"}  # fmt: skip
+
+
 def test_the_size_is_that_of_the_turned_image(tmp_path):
     write_xml(tmp_path / "a.xml", "a")
     draw(tmp_path / "a.jpg", "a")

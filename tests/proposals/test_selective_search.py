@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from detectron2.data.detection_utils import read_image
+from PIL import Image
 
 from ohem_d2.proposals import selective_search as module
 from ohem_d2.proposals.selective_search import SelectiveSearch, generate_selective_search, selective_search
@@ -225,6 +227,15 @@ def test_one_id_for_two_files_is_refused(records):
     twin = {"file_name": records[1]["file_name"], "image_id": "id0"}
     with pytest.raises(ValueError, match="'id0' stands for two files"):
         generate_selective_search([records[0], twin], workers=1, progress=False)
+
+
+@needs_contrib
+def test_an_image_that_opencv_cannot_read_is_read_as_in_training(tmp_path):
+    """A turned TIFF."""
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.tiff", tiffinfo={0x0112: 6})
+    read = module._read_image(str(tmp_path / "a.tiff"))
+    np.testing.assert_array_equal(read, read_image(str(tmp_path / "a.tiff"), "BGR"))
 
 
 @needs_contrib

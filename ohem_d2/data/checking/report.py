@@ -62,9 +62,11 @@ def check_image(
     """
     try:
         size = read_image_size(path)
+    except FileNotFoundError:
+        report.add(path, "the image does not exist")
+        return annotated
     except (OSError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        report.add(path, "the image does not exist" if missing else "cannot be read as an image")
+        report.add(path, str(error).removeprefix(f"{path} ").partition(": ")[0])
         return annotated
     if annotated is not None and size != annotated:
         where = os.path.basename(source)

@@ -11,6 +11,7 @@ from .images import ImageIndex
 __all__ = ["read_yolo"]
 
 _SPLIT_KEYS = ("train", "val", "test")
+_DEPTH = 4  # parts of a path that are compared
 _NAME_FILES = ("classes.txt", "obj.names")
 
 
@@ -42,7 +43,7 @@ def read_yolo(folder: Path, index: ImageIndex) -> LabelledFolder | None:
         )
         found.add_problem(folder, text)
     for path, label in labels.items():
-        split = lists.get(path.name) or split_of(path.relative_to(folder).parts[:-1])
+        split = _listed_split(path, lists) or split_of(path.relative_to(folder).parts[:-1])
         image = found.add_image(path, label or path, split=split)
         if image is not None and label is not None:
             _read(found, image, label, len(found.classes))
@@ -80,15 +81,26 @@ def _names(source: Path, names: Any) -> list[str]:
     return [str(name) for name in names]
 
 
-def _lists(source: Path, content: dict[str, Any]) -> dict[str, str]:
-    """Name of an image -> its split, for the splits that are lists of images in a text file."""
-    splits = {}
+def _lists(source: Path, content: dict[str, Any]) -> dict[tuple[str, ...], set[str]]:
+    """The last parts of the path of an image -> its split, of the splits that are lists in a text file.
+
+    More than one split where the parts do not tell images apart. Lists are often made on another machine,
+    where the folder lies elsewhere.
+    """
+    splits: dict[tuple[str, ...], set[str]] = {}
     for key in _SPLIT_KEYS:
         base, value = source.parent / str(content.get("path") or ""), content.get(key)
         if isinstance(value, str) and value.endswith(".txt") and (base / value).is_file():
             lines = (base / value).read_text(encoding="utf-8").splitlines()
-            splits.update({Path(line.strip()).name: key for line in lines if line.strip()})
+            for parts in (Path(line.strip()).parts for line in lines if line.strip()):
+                for depth in range(1, _DEPTH + 1):
+                    splits.setdefault(parts[-depth:], set()).add(key)
     return splits
+
+
+def _listed_split(path: Path, lists: dict[tuple[str, ...], set[str]]) -> str | None:
+    found = (lists.get(path.parts[-depth:], ()) for depth in range(_DEPTH, 0, -1))
+    return next((split for splits in found if len(splits) == 1 for split in splits), None)
 
 
 def _read(found: LabelledFolder, image: LabelledImage, label: Path, num_classes: int) -> None:

@@ -28,6 +28,7 @@ MAX_POINTS = 300  # of a line; more are averaged
 _TEXT = "#010203"
 _STYLE = {
     "font.size": 9,
+    "text.parse_math": False,  # a class may have a $ in its name
     "svg.fonttype": "none",
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _TEXT),
 }
