@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> tuple[list[str], int]:
     unreadable: list[str] = []
     num_images = 0
     frames = tqdm(read_frames(files, unreadable), "Detection", unit="image", disable=not sys.stderr.isatty())
-    with annotated_files(pictures) as annotated:
+    with detections.writing(args.output), annotated_files(pictures) as annotated:
         for frame, found in detect(detector, frames, args.batch_size):
             num_images += 1
             detections.add(frame, found)
@@ -97,7 +97,6 @@ def run(args: argparse.Namespace) -> tuple[list[str], int]:
                 annotated.add_image(frame.name, picture)
             else:
                 annotated.add_frame(frame.name, files[frame.name], picture)
-    detections.write(args.output)
     return unreadable, num_images
 
 

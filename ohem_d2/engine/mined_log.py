@@ -64,8 +64,7 @@ class MinedLog(HookBase):
         mined, heads.last_mined = heads.last_mined, None  # a batch without proposals mines nothing
         if mined is not None:
             copied = mined.rois.to("cpu", non_blocking=True)
-            names = [Path(name).name for name in self.trainer.batch_files]
-            self._waiting = self.trainer.iter, names, mined, copied
+            self._waiting = self.trainer.iter, list(self.trainer.batch_files), mined, copied
         rois = sum(len(part.labels) for part in self._parts)
         if rois >= _FILE_ROIS or (rois and time.monotonic() - self._written >= _FILE_SECONDS):
             self._write()

@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import islice, tee
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +160,7 @@ def detect(detector: Detector, frames: Iterable[Frame], batch_size: int) -> Iter
 
 
 class Detections:
-    """Gathers detections, and writes them as results of COCO and as CSV."""
+    """Writes detections as results of COCO and as CSV, image by image; the memory does not grow with them."""
 
     def __init__(
         self,
@@ -167,7 +168,7 @@ class Detections:
         category_ids: Mapping[int, int] | None = None,
         numeric_ids: bool = False,
     ):
-        """Start without detections.
+        """Prepare; `writing` opens the files.
 
         Args:
             class_names: by the index of the class.
@@ -175,34 +176,36 @@ class Detections:
             numeric_ids: whether a file name of digits is a number as ``image_id``, as in COCO.
         """
         self.class_names, self._category_ids, self._numeric = class_names, category_ids, numeric_ids
-        self._results: list[dict[str, Any]] = []
-        self._rows: list[dict[str, Any]] = []
+
+    @contextmanager
+    def writing(self, folder: str | Path) -> Iterator[None]:
+        """A block that writes ``detections.json`` and ``detections.csv``; no file is changed if it fails."""
+        paths = (Path(folder, f"detections.{suffix}") for suffix in ("json", "csv"))
+        with ExitStack() as stack:
+            self._json, table = (stack.enter_context(atomic_file(path)) for path in paths)
+            text = io.TextIOWrapper(table, encoding="utf-8", newline="", write_through=True)
+            stack.callback(text.detach)
+            self._rows = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+            self._rows.writeheader()
+            self._before = b"["
+            yield
+            self._json.write(b"[]" if self._before == b"[" else b"]")
 
     def add(self, frame: Frame, found: Instances) -> None:
-        """Add those of one image."""
+        """Write those of one image, in the block of `writing`."""
         where = {"file_name": frame.name, "frame": frame.number}
         for result in instances_to_coco_json(found, self._image_id(frame)):
             index = result["category_id"]
             x, y, width, height = result["bbox"]
             box = {"x1": x, "y1": y, "x2": x + width, "y2": y + height}
-            self._rows.append(
+            self._rows.writerow(
                 {**where, "class": self.class_names[index], "score": result["score"]}
                 | {key: round(value, 2) for key, value in box.items()}
             )
             result["category_id"] = index if self._category_ids is None else self._category_ids[index]
-            self._results.append(result | {key: value for key, value in where.items() if value is not None})
-
-    def write(self, folder: str | Path) -> list[str]:
-        """Write ``detections.json`` and ``detections.csv``; returns their paths."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        contents = {"detections.json": json.dumps(self._results), "detections.csv": text.getvalue()}
-        for name, content in contents.items():
-            with atomic_file(os.path.join(folder, name)) as file:
-                file.write(content.encode())
-        return [os.path.join(folder, name) for name in contents]
+            result |= {key: value for key, value in where.items() if value is not None}
+            self._json.write(self._before + json.dumps(result).encode())
+            self._before = b", "
 
     def _image_id(self, frame: Frame) -> str | int:
         stem = os.path.splitext(frame.name)[0]

@@ -26,7 +26,7 @@ FORMAT = "ohem_d2.mined"
 class MinedRoIs:
     """What was mined: the RoIs of visit v are the rows ``offsets[v]`` to ``offsets[v + 1] - 1``."""
 
-    images: list[str]  # names of the image files
+    images: list[str]  # image files, as the data set names them
     iterations: NDArray[Any]  # (V,) int64, from 0
     visited: NDArray[Any]  # (V,) int64, into `images`
     sizes: NDArray[Any]  # (V, 2) int64: width and height of the network's input

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_the_log_has_what_was_trained_on(make_cfg, trained_on):  # noqa: F811
     assert (mined.ious[foreground] >= 0.5).all() and (mined.ious[~foreground] < 0.5).all()
     assert (mined.cls_losses > 0).all() and (mined.box_losses[~foreground] == 0).all()
     assert (mined.box_losses[foreground] > 0).any()
-    assert {name.rpartition(".")[2] for name in mined.images} == {"jpg"} and len(mined.images) > 2
+    assert all(Path(name).is_file() for name in mined.images) and len(mined.images) > 2
     shorter = mined.sizes.min(axis=1)
     assert set(shorter.tolist()) <= {28, 32, 36} and len(set(shorter.tolist())) > 1
 

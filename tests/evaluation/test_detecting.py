@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -174,10 +175,10 @@ def found(*boxes):
 def test_detections_are_results_of_coco_and_rows_of_csv(tmp_path):
     image = np.zeros((50, 60, 3), np.uint8)
     detections = Detections(["cat", "dog"], {0: 17, 1: 18}, numeric_ids=True)
-    detections.add(Frame("000042.jpg", None, image), found((1, 2, 11, 22), (0, 0, 5, 5)))
-    detections.add(Frame("day/clip.mp4", 3, image), found((1, 2, 11, 22)))
-    detections.add(Frame("empty.jpg", None, image), found())
-    detections.write(tmp_path)
+    with detections.writing(tmp_path):
+        detections.add(Frame("000042.jpg", None, image), found((1, 2, 11, 22), (0, 0, 5, 5)))
+        detections.add(Frame("day/clip.mp4", 3, image), found((1, 2, 11, 22)))
+        detections.add(Frame("empty.jpg", None, image), found())
     results = json.loads((tmp_path / "detections.json").read_text())
     keys = ("image_id", "category_id", "bbox", "score", "file_name")
     assert [tuple(result[key] for key in keys) for result in results] == [
@@ -192,9 +193,34 @@ def test_detections_are_results_of_coco_and_rows_of_csv(tmp_path):
     assert rows[3][:3] == ["day/clip.mp4", "3", "dog"] and len(rows) == 4
 
 
+def test_no_detections_are_an_empty_list_and_a_failure_changes_no_file(tmp_path):
+    detections = Detections(["cat", "dog"])
+    with detections.writing(tmp_path):
+        pass
+    assert json.loads((tmp_path / "detections.json").read_text()) == []
+    assert (tmp_path / "detections.csv").read_text() == "file_name,frame,class,score,x1,y1,x2,y2\n"
+    with pytest.raises(KeyError), detections.writing(tmp_path):
+        detections.add(Frame("a.jpg", None, None), found((1, 2, 11, 22)))
+        raise KeyError
+    assert json.loads((tmp_path / "detections.json").read_text()) == []
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["detections.csv", "detections.json"]
+
+
+def test_what_is_found_is_not_kept_in_memory(tmp_path):
+    detections = Detections(["cat", "dog"])
+    tracemalloc.start()
+    with detections.writing(tmp_path):
+        sizes = []
+        for number in range(200):
+            detections.add(Frame("clip.mp4", number, None), found(*[(1, 2, 11, 22)] * 2))
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert sizes[-1] - sizes[100] < 20_000  # 200 detections would take 200 kB
+
+
 def test_names_of_digits_are_text_outside_of_coco(tmp_path):
     detections = Detections(["cat", "dog"])
-    detections.add(Frame("000042.jpg", None, None), found((1, 2, 11, 22)))
-    detections.write(tmp_path)
+    with detections.writing(tmp_path):
+        detections.add(Frame("000042.jpg", None, None), found((1, 2, 11, 22)))
     (result,) = json.loads((tmp_path / "detections.json").read_text())
     assert (result["image_id"], result["category_id"]) == ("000042", 1)
