@@ -267,3 +267,9 @@ def _are_names(value: Any) -> bool:
 
 def _datasets_folder() -> Path:
     return Path(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))).absolute()
+
+
+def require_plain(path: Path) -> None:
+    """Raise ValueError for a path that cannot stand in a catalogue, where ``$`` and ``{}`` have a meaning."""
+    if re.search(r'["\\${}]', str(path)):
+        raise ValueError(f'{path}: a path with one of " \\ $ {{ }} cannot stand in a config')

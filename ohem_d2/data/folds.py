@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from ..utils.files import atomic_file
 from ..utils.text_files import read_json
+from .catalog_entry import require_plain
 from .registered import require_registered
 from .voc import VOCFolders
 
@@ -48,11 +49,12 @@ def write_folds(name: str, folds: Sequence[Collection[str]], folder: str | Path)
         the catalogue, which registers `rest_name` of each fold.
 
     Raises:
-        ValueError: the data set is not registered, or of another layout.
+        ValueError: the data set is not registered, or of another layout; `folder` cannot stand in a config.
         OSError: its files cannot be read, or `folder` cannot be written.
     """
     require_registered(name)
     folder, metadata = Path(folder).absolute(), MetadataCatalog.get(name)
+    require_plain(folder)
     if metadata.get("dirname"):
         write, entry = _write_voc, _voc_entry(metadata, folder)
     elif metadata.get("json_file"):

@@ -19,6 +19,9 @@ from .suppression import suppress_duplicates
 # in, since a RoI is suppressed only by RoIs of higher loss.
 NMS_TOPK = 256
 
+# Before the names of a rule's scalars, which may be those of `measure` too.
+_OF_RULE = "rule: "
+
 
 class RankedRoIs(NamedTuple):
     """Result of `rank_hard_rois`, on the device of the RoIs; indices are int64, into the R candidates."""
@@ -40,7 +43,7 @@ class HardRoIs(NamedTuple):
 
     rows: list[Tensor]  # per image (H_i,) int64, indices into the RoIs of the image, by loss descending
     num_survivors: int | None  # of NMS, in all images together; None: not counted
-    measured: dict[Any, float]  # the scalars of `measure`
+    measured: dict[str, float]  # the scalars of `measure`
     logged: dict[str, float] = {}  # those of the rule
 
 
@@ -179,13 +182,14 @@ def mine_by_rule(
     order = order[torch.sort(rois.image_ids[order], stable=True).indices]
     order = order[torch.sort((~mask[order]).byte(), stable=True).indices]
     ranked = RankedRoIs(order, mask[order], order, _count_not_finite(losses))
-    hard = _read(ranked, losses, rois.image_ids, rois.num_rois, lambda r: {**measure(r), **scalars})
-    logged = {name: hard.measured.pop((name,)) for (name,) in scalars if (name,) in hard.measured}
+    own = {f"{_OF_RULE}{name}": value for name, value in scalars.items()}
+    hard = _read(ranked, losses, rois.image_ids, rois.num_rois, lambda r: {**measure(r), **own})
+    logged = {name: hard.measured.pop(key) for name, key in zip(scalars, own) if key in hard.measured}
     return HardRoIs(hard.rows, None, hard.measured, logged)
 
 
-def check_selection(selection: Any, rois: Candidates) -> tuple[Tensor, dict[tuple[str], Tensor]]:
-    """What a rule returned of `rois`: the mask, and the scalars on the device by ``(name,)``.
+def check_selection(selection: Any, rois: Candidates) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a rule returned of `rois`: the mask, and the scalars on the device.
 
     Raises:
         ValueError: neither a mask (R,) bool, nor a pair of one and a mapping from names to numbers.
@@ -201,7 +205,7 @@ def check_selection(selection: Any, rois: Candidates) -> tuple[Tensor, dict[tupl
         valid = f"{tuple(rois.labels.shape)} bool, or a pair of it and a dict of scalars"
         raise ValueError(f"a rule must return {valid}, got {got}")
     as_scalar = partial(torch.as_tensor, dtype=torch.float32, device=mask.device)
-    return mask, {(name,): as_scalar(value).reshape(()) for name, value in scalars.items()}
+    return mask, {name: as_scalar(value).reshape(()) for name, value in scalars.items()}
 
 
 def _read(

@@ -59,6 +59,14 @@ def test_proposals_in_several_files_stay_several(tmp_path):
     assert list(files) == [str(tmp_path / "proposals.safetensors")] * 2
 
 
+def test_a_folder_that_a_catalogue_would_change_is_refused(tmp_path):
+    write_toy(tmp_path)
+    register_catalog(tmp_path / "catalog.yaml")
+    with pytest.raises(ValueError, match="folds{split}: a path with one of .* cannot stand in a config"):
+        write_folds("toy_wide", [["a"], ["b"]], tmp_path / "folds{split}")
+    assert not (tmp_path / "folds{split}").exists()
+
+
 def test_ignore_regions_and_folders_of_other_names_are_kept(tmp_path):
     objects = {i: [("cat", (5, 5, 28, 25)), ("crowd", (1, 1, 9, 9))] for i in "xyz"}
     write_voc(tmp_path / "voc", objects, "all")

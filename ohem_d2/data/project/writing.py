@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from detectron2.data import DatasetCatalog
 
+from ..catalog_entry import require_plain
 from ..checking import Problem
 from ..layouts import LabelledFolder, LabelledImage, read_folder
 from .settings import BASES, ProjectData, cpu_config, gpu_config
@@ -101,8 +102,7 @@ def _check_places(folder: Path, output: Path) -> None:
             f"--output {output} lies inside {folder}, which is not changed; name a folder outside"
         )
     for path in folder, output:
-        if re.search(r'["\\${}]', str(path)):
-            raise ValueError(f'{path}: a path with one of " \\ $ {{ }} cannot stand in a config')
+        require_plain(path)
 
 
 def _free_name(folder: Path) -> str:

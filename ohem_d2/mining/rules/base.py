@@ -5,12 +5,14 @@ Shape letters: R = candidate RoIs of all images, K = foreground classes. Label K
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 
 import torch
 from torch import Tensor
 
 from ..suppression import suppress_duplicates
+
+_LARGEST = 1e300  # of the parameters of rules, which must be finite
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,6 @@ def require_number(
 ) -> None:
     """Raise ValueError, with the parameter's `name`, unless `value` is a number in [`least`, `most`]."""
     kind, valid = ("an integer", int) if is_integer else ("a number", (int, float))
-    is_number = isinstance(value, valid) and not isinstance(value, bool) and isfinite(value)
-    if not is_number or not least <= value <= most:
+    if not isinstance(value, valid) or isinstance(value, bool) or not least <= value <= min(most, _LARGEST):
         span = f">= {least}" if most == inf else f"in [{least}, {most}]"
         raise ValueError(f"{name} is {value!r}; valid: {kind} {span}")
