@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         model = build_model(cfg).eval()
         if not isinstance(model, GeneralizedRCNN):
             raise ValueError(f"{cfg.MODEL.META_ARCHITECTURE} has no RoIs to draw; valid: a GeneralizedRCNN")
-        load_trained(model, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
+        load_trained(model, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS", may_be_random=True)
         names = first_class_names([args.dataset, *cfg.DATASETS.TRAIN])
         labels = [*names, "background"]
         legend = dict(zip(labels, class_colours(range(len(labels)), len(names))))

@@ -26,6 +26,7 @@ from ..config import DataLoaderOptions, DatasetOptions
 from ..proposals import Proposals, read_proposals
 from ..proposals.reading import Paths, name_paths
 from ..proposals.recall import ground_truth_boxes, summarize_proposals
+from ..utils.images import UnreadableImageError, require_readable
 from ..utils.messages import name_some, other_form
 from ..utils.seeding import seed_generators
 from .dataset_dicts import load_dataset_dicts, require_objects
@@ -209,7 +210,18 @@ def build_labelled_loader(
     chosen = spread_evenly(dicts, num_images) if spread else dicts[:num_images]
     if image_ids is not None:
         chosen = _of_ids(dicts, image_ids, ", ".join(names))
+    if DatasetOptions.from_config(cfg).unreadable_images == "skip":
+        chosen = [record for record in chosen if _is_readable(record, cfg.INPUT.FORMAT)]
     return one_by_one(chosen, mapper)
+
+
+def _is_readable(record: dict[str, Any], image_format: str) -> bool:
+    try:
+        require_readable(record["file_name"], image_format)
+    except UnreadableImageError as error:
+        logger.warning("%s; left out", error)
+        return False
+    return True
 
 
 def one_by_one(dicts: Sequence[dict[str, Any]], mapper: Callable[[dict], dict]) -> Iterable[list[dict]]:

@@ -127,7 +127,7 @@ class ResumableLoader:
     def _tell(self, problems: list[str]) -> None:
         """Raise `UnreadableImageError`, or name in the log what is skipped for the first time."""
         if problems and not self._skips:
-            raise UnreadableImageError(problems[0])
+            raise UnreadableImageError(f"{problems[0]} (DATASETS.UNREADABLE_IMAGES 'skip' leaves such out)")
         for problem in problems:
             if problem not in self._skipped:
                 self._skipped.add(problem)

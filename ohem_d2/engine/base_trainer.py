@@ -44,9 +44,13 @@ class BaseTrainer(TrainerBase):
         Raises:
             ValueError: the checkpoint is that of another model, or no checkpoint can be read.
         """
+        self._has_state = False
         self.checkpointer.resume_or_load(self._initial_weights, resume=resume)
-        if resume and self.checkpointer.has_checkpoint():
+        if self._has_state:
             self.start_iter = self.iter + 1
+        elif resume and self.checkpointer.has_checkpoint():
+            lacks = "the state of the training; all but the weights starts over"
+            logger.warning("Not restored, since the checkpoint lacks it: %s", lacks)
         if comm.is_main_process() and resume:
             drop_rows(Path(self.checkpointer.save_dir, "metrics.json"), self.start_iter)
         elif comm.is_main_process():
@@ -105,6 +109,7 @@ class BaseTrainer(TrainerBase):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         TrainerBase.load_state_dict(self, state_dict)
+        self._has_state = True
         was, now = state_dict.get("max_iter", self.max_iter), self.max_iter
         if was != now:
             logger.warning("Taken from the config, not the checkpoint: %d iterations (was: %d)", now, was)

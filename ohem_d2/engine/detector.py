@@ -9,8 +9,7 @@ from torch import nn
 from ..data import build_test_mapper
 from ..data.registered import category_ids, class_names, is_background
 from ..evaluation import Detections, Detector, build_test_model
-from ..utils.checkpoint import CheckedCheckpointer
-from ..utils.messages import name_some
+from ..utils.checkpoint import load_trained
 from .lazy import LazyTrainer
 from .lazy_config import load_lazy_config
 from .trainer import OHEMTrainer
@@ -41,31 +40,18 @@ def load_detector(
     if config_file.endswith(".py"):
         cfg = load_lazy_config(config_file, opts)
         model = LazyTrainer.build_model(cfg).eval()
-        _load_weights(model, "train.init_checkpoint", cfg.train.init_checkpoint)
+        load_trained(model, cfg.train.init_checkpoint, "train.init_checkpoint")
         tested, mapper = LazyTrainer.build_test_model(cfg, model), LazyTrainer.build_test_mapper(cfg)
         names = cfg.dataloader.test.dataset.names
         datasets = [names] if isinstance(names, str) else list(names)
     else:
         cfg = load_config(config_file, opts)
         model = OHEMTrainer.build_model(cfg).eval()
-        _load_weights(model, "MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)
+        load_trained(model, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
         tested, mapper = build_test_model(cfg, model), build_test_mapper(cfg)
         datasets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
     detector = Detector(tested, mapper, None if mapper.proposal_topk is None else propose())
     return detector, _detections(model, datasets)
-
-
-def _load_weights(model: nn.Module, key: str, path: str) -> None:
-    if not path:
-        raise ValueError(f"{key} is empty; give the file of the trained weights")
-    checkpointer = CheckedCheckpointer(model)
-    checkpointer.load(path)
-    missing = checkpointer.missing_keys
-    if missing:
-        raise ValueError(
-            f"{key} {path} lacks {len(missing)} parameters of the detector: {name_some(missing, 3)}; give "
-            "weights that were trained with this config"
-        )
 
 
 def _detections(model: nn.Module, datasets: Sequence[str]) -> Detections:

@@ -231,25 +231,40 @@ def _save(content: dict[str, Any], file: BinaryIO) -> None:
         raise
 
 
-def load_trained(model: nn.Module, path: str, key: str, folder: str = "", resume: bool = False) -> None:
-    """Load the weights of a model that is not trained any more, and warn if some of them stay random.
+def load_trained(
+    model: nn.Module,
+    path: str,
+    key: str,
+    folder: str = "",
+    resume: bool = False,
+    may_be_random: bool = False,
+) -> None:
+    """Load the weights of a model that is not trained any more.
 
     Args:
         model: what is loaded.
         path: file of the weights; "": none.
-        key: where the path is set, for the warning.
+        key: where the path is set, for errors.
         folder: of the checkpoints of a training.
         resume: the last checkpoint in `folder` goes before `path`, if there is one.
+        may_be_random: only warn of parameters that are not in the file.
 
     Raises:
+        ValueError: there are no weights, or not all of the model.
         FileNotFoundError, ValueError: see `CheckedCheckpointer`.
     """
     checkpointer = CheckedCheckpointer(model, save_dir=folder)
     checkpointer.resume_or_load(path, resume=resume)
     random = checkpointer.missing_keys if checkpointer._path else list(model.state_dict())
-    if random:
-        message = "%s %r: %d parameters are not in it and stay random, such as %s; the model is not trained"
-        checkpointer.logger.warning(message, key, path, len(random), random[0])
+    if not random:
+        return
+    told, cure = f"{key} is empty", "give the file of the trained weights"
+    if checkpointer._path:
+        told = f"{key} {path} lacks {len(random)} parameters of the model: {name_some(random, 3)}"
+        cure = "give weights that were trained with this config"
+    if not may_be_random:
+        raise ValueError(f"{told}; {cure}")
+    checkpointer.logger.warning("%s; they are random, the model is not trained", told)
 
 
 def name_not_finite(model: nn.Module) -> list[str]:

@@ -358,6 +358,12 @@ def test_half_a_jpeg_is_named_or_skipped(dataset, caplog, skip):
     else:
         with pytest.raises(ValueError, match=message):
             list(itertools.islice(batches, 4))
+    loader = build_labelled_loader(cfg, "pets", 2, spread=True)
+    if skip:
+        assert [x["image_id"] for (x,) in loader] == ["000002"]
+    else:
+        with pytest.raises(ValueError, match=message):
+            list(loader)
     with pytest.raises(ValueError, match=message):  # a test set is tested whole
         list(build_test_loader(cfg, "pets"))
 

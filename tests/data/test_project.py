@@ -237,6 +237,20 @@ def test_images_in_no_split_are_named_and_left_out(tmp_path):
     assert [c["name"] for c in content["categories"]] == CLASSES
 
 
+def test_images_with_a_label_that_cannot_be_used_are_no_background(tmp_path):
+    """Such as a class that the list of names lacks: what it labels would be trained on as background."""
+    LAYOUTS["yolo"](tmp_path / "data")
+    before = len(read_folder(tmp_path / "data").images)
+    label = next((tmp_path / "data/labels/train").glob("*.txt"))
+    write(label, label.read_text() + "9 .5 .5 .1 .1\n")
+    project = make_project(tmp_path / "data", tmp_path / "p", CONFIGS)
+    text = f"1 images have labels that cannot be used, {label.stem}.jpg for one; they are left out"
+    assert [p.text for p in project.problems][-1] == text
+    contents = [json.loads(file.read_text()) for file in (tmp_path / "p/annotations").iterdir()]
+    names = [Path(image["file_name"]).stem for content in contents for image in content["images"]]
+    assert len(names) == before - 1 and label.stem not in names
+
+
 def test_nothing_is_overwritten_and_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
     LAYOUTS["labelimg"](tmp_path / "data")
     with pytest.raises(ValueError, match="data/p lies inside .*data, which is not changed"):

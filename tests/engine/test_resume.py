@@ -180,6 +180,17 @@ def test_a_checkpoint_without_the_place_in_the_data_still_loads(make_cfg, caplog
     assert caplog.text.count("Not restored, since the checkpoint lacks it: position in the data") == 1
 
 
+def test_of_a_checkpoint_of_weights_alone_the_training_begins_anew(make_cfg, tmp_path, caplog):
+    cfg = make_cfg("run")
+    train(cfg)
+    file = tmp_path / "run/model_final.pth"
+    torch.save({"model": torch.load(file, weights_only=True)["model"], "iteration": 6}, file)
+    trainer = OHEMTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 0
+    assert "checkpoint lacks it: the state of the training; all but the weights starts over" in caplog.text
+
+
 def test_a_checkpoint_of_another_model_is_refused(make_cfg):
     train(make_cfg("run", "SOLVER.MAX_ITER", "3"))
     other = make_cfg("run", "MODEL.ROI_BOX_HEAD.FC_DIM", "32")

@@ -14,12 +14,14 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from ohem_d2.data import register_catalog, write_proposals
 from ohem_d2.engine import OHEMTrainer, load_config
 from ohem_d2.evaluation import COCOSubmission, VOCEvaluator, VOCSubmission
+from ohem_d2.utils.checkpoint import CheckedCheckpointer
 
 from ..engine.test_ddp import in_two_processes
 
@@ -133,6 +135,13 @@ def test_sets(tmp_path):
     return tmp_path
 
 
+def save_weights(folder, num_classes):
+    """Of an untrained model: a test without weights is refused."""
+    cfg = config(folder, [], "MODEL.ROI_HEADS.NUM_CLASSES", str(num_classes))
+    CheckedCheckpointer(build_model(cfg), str(folder)).save(f"untrained{num_classes}")
+    return str(folder / f"untrained{num_classes}.pth")
+
+
 @pytest.mark.slow
 def test_train_net_writes_what_is_submitted_for_test_sets_without_annotations(test_sets):
     """On the names that are built in, in processes whose ``$DETECTRON2_DATASETS`` has these sets."""
@@ -140,10 +149,11 @@ def test_train_net_writes_what_is_submitted_for_test_sets_without_annotations(te
     tar = inference / "voc_2012_test/comp4_det_test.tar"
     zip = inference / "coco_2015_test-dev/detections_test-dev2015_fast-rcnn_results.zip"
     for path, proposals, images in ((tar, "voc", 3), (zip, "coco", 2)):
+        weights = save_weights(test_sets, {"voc": 20, "coco": 80}[proposals])
         done = subprocess.run(
             [*TRAIN_NET, "--eval-only", "DATASETS.TEST", f"('{path.parent.name}',)",
              "DATASETS.PROPOSAL_FILES_TEST", f"('{proposals}.safetensors',)",
-             "OUTPUT_DIR", "output/fast_rcnn", *SMALL],
+             "OUTPUT_DIR", "output/fast_rcnn", "MODEL.WEIGHTS", weights, *SMALL],
             cwd=test_sets, env={**os.environ, "DETECTRON2_DATASETS": str(test_sets)},
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
@@ -165,7 +175,7 @@ def test_a_data_set_that_cannot_be_evaluated_is_one_line_of_train_net(test_sets)
     (test_sets / "VOC2012/JPEGImages" / f"{IDS[1]}.jpg").unlink()
     done = subprocess.run(
         [*TRAIN_NET, "--eval-only", "DATASETS.TEST", "('voc_2012_test',)", "OUTPUT_DIR", "out", *SMALL,
-         "MODEL.LOAD_PROPOSALS", "False"],
+         "MODEL.LOAD_PROPOSALS", "False", "MODEL.WEIGHTS", save_weights(test_sets, 20)],
         cwd=test_sets, env={**os.environ, "DETECTRON2_DATASETS": str(test_sets)},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -70,7 +70,7 @@ def test_the_threshold_is_of_what_is_drawn_alone_and_pictures_can_be_left_out(pr
     "arguments, weights, message",
     [
         (("a.jpg",), "", "MODEL.WEIGHTS is empty; give the file of the trained weights"),
-        (("a.jpg",), "backbone.pth", "backbone.pth lacks .* parameters of the detector: .*; give weights"),
+        (("a.jpg",), "backbone.pth", "backbone.pth lacks .* parameters of the model: .*; give weights"),
         (("none.jpg",), "weights.pth", "none.jpg does not exist"),
         (("a.jpg", "--scale", "-1"), "weights.pth", "scale is -1"),
     ],

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 
@@ -37,11 +38,19 @@ def warnings(caplog):
     logger.removeHandler(caplog.handler)
 
 
-@pytest.mark.parametrize("keys, random", [(None, 4), (["backbone__weight"], 3)])
-def test_weights_that_stay_random_are_a_warning(tmp_path, warnings, keys, random):
+@pytest.mark.parametrize(
+    "keys, told",
+    [
+        (None, "MODEL.WEIGHTS is empty"),
+        (["backbone__weight"], "MODEL.WEIGHTS .*a.pth lacks 3 parameters of the model: .*new.weight"),
+    ],
+)
+def test_weights_that_stay_random_are_an_error_unless_they_may(tmp_path, warnings, keys, told):
     path = "" if keys is None else write(tmp_path / "a.pth", **dict.fromkeys(keys, (2, 2)))
-    load_trained(Model(), path, "MODEL.WEIGHTS", str(tmp_path))
-    assert f"MODEL.WEIGHTS {path!r}: {random} parameters are not in it and stay random, such as" in warnings()
+    load_trained(Model(), path, "MODEL.WEIGHTS", str(tmp_path), may_be_random=True)
+    assert re.search(f"{told}.*; they are random, the model is not trained", warnings())
+    with pytest.raises(ValueError, match=f"^{told}.*; give (weights that were|the file of the) trained"):
+        load_trained(Model(), path, "MODEL.WEIGHTS", str(tmp_path))
 
 
 @pytest.mark.parametrize("resume", [True, False])

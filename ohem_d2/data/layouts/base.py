@@ -30,6 +30,7 @@ class LabelledImage:
     height: int
     split: str | None = None
     annotations: list[dict[str, Any]] = field(default_factory=list)
+    is_incomplete: bool = False  # whether a label of it cannot be used, so that an object may be unlabelled
 
     @property
     def has_objects(self) -> bool:
@@ -59,6 +60,12 @@ class LabelledFolder:
 
     def add_problem(self, file: object, text: str) -> None:
         self._report.add(file, text)
+
+    def add_unusable(self, image: LabelledImage | None, file: object, text: str) -> None:
+        """Add the problem of a label of `image` that cannot be read, or is of no known class."""
+        self.add_problem(file, text)
+        if image is not None:
+            image.is_incomplete = True
 
     def add_image(
         self, path: Path, source: Path, annotated: tuple[int, int] | None = None, split: str | None = None
@@ -94,7 +101,7 @@ class LabelledFolder:
         """
         size = image.width, image.height
         if not all(math.isfinite(value) for value in box):
-            return self.add_problem(source, f"{what}: a coordinate is no number")
+            return self.add_unusable(image, source, f"{what}: a coordinate is no number")
         inside = clip_box(box, size)
         if box_problem(inside, size) is not None or max(abs(a - b) for a, b in zip(box, inside)) > 1:
             self.add_problem(source, f"{what}: box {_text(box)} {describe_box(box, size)}")

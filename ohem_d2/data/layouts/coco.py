@@ -63,11 +63,11 @@ def _read(
         image_id, category_id = (str(annotation.get(key)) for key in ("image_id", "category_id"))
         if image_id not in by_id or category_id not in names:
             wrong = f"category {category_id}" if image_id in by_id else f"image {image_id}"
-            found.add_problem(path, f"{what}: {one_line(wrong)} is not in the file")
+            found.add_unusable(by_id.get(image_id), path, f"{what}: {one_line(wrong)} is not in the file")
             continue
         box, image = annotation.get("bbox"), by_id[image_id]
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-            found.add_problem(path, f"{what}: its bbox is {box!r:.80}, not four numbers")
+            found.add_unusable(image, path, f"{what}: its bbox is {box!r:.80}, not four numbers")
         elif image is not None:
             x, y, width, height = box
             keys = {key: annotation[key] for key in _KEPT if annotation.get(key)}

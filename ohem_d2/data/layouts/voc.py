@@ -84,7 +84,7 @@ def _read(
         if image is None or not name or None in corners:
             missing = "a name" if not name else "four numbers in bndbox"
             if image is not None:
-                found.add_problem(path, f"{what}: it lacks {missing}")
+                found.add_unusable(image, path, f"{what}: it lacks {missing}")
             continue
         # Pixels are 1-based and inclusive; yet with xmin = xmax a box has no area, as for the VOC loader.
         xmin, ymin, xmax, ymax = corners

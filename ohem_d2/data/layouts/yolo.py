@@ -110,11 +110,10 @@ def _read(found: LabelledFolder, image: LabelledImage, label: Path, num_classes:
         values = _numbers(line.split())
         if values is None:
             text = f"line {number}: {line!r:.60}, not class x y w h, nor class and a polygon"
-            found.add_problem(label, text)
+            found.add_unusable(image, label, text)
         elif not (values[0].is_integer() and 0 <= values[0] < num_classes):
-            found.add_problem(
-                label, f"line {number}: class {values[0]:g} is not among 0 to {num_classes - 1}"
-            )
+            text = f"line {number}: class {values[0]:g} is not among 0 to {num_classes - 1}"
+            found.add_unusable(image, label, text)
         else:
             box = _corners(values[1:], image)
             found.add_box(image, found.classes[int(values[0])], box, label, f"line {number}")

@@ -71,6 +71,7 @@ def make_project(
     folder, output, network = Path(folder).absolute(), Path(output).absolute(), _network(weights)
     _check_places(folder, output)
     found = read_folder(folder)
+    _leave_out_incomplete(folder, found)
     note = _split(folder, found, seed)
     images = [image for image in found.images if image.split is not None]
     name = _free_name(folder)
@@ -124,6 +125,15 @@ def _network(weights: str | Path) -> str:
             return network
     valid = ", ".join(BASES)
     raise ValueError(f"weights {weights}: the name of the file has to begin with that of a network: {valid}")
+
+
+def _leave_out_incomplete(folder: Path, found: LabelledFolder) -> None:
+    """Leave out images with labels that cannot be used: their objects would be trained on as background."""
+    left = [image for image in found.images if image.is_incomplete]
+    found.images = [image for image in found.images if not image.is_incomplete]
+    if left:
+        text = f"{len(left)} images have labels that cannot be used, {left[0].path.name} for one"
+        found.add_problem(folder, f"{text}; they are left out")
 
 
 def _split(folder: Path, found: LabelledFolder, seed: int) -> str:
