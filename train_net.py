@@ -44,6 +44,8 @@ def run(args, stack: ExitStack):
 
     An error is one line on the console; its traceback is in the log file.
     """
+    if not args.config_file and not args.opts:
+        sys.exit("--config-file is missing")
     try:
         with held_records("ohem_d2") as records:  # the config says where the log file is
             if args.config_file.endswith(".py"):
@@ -67,7 +69,7 @@ def run(args, stack: ExitStack):
             return trainer_class.test(cfg, trainer_class.build_trained_model(cfg, resume=args.resume))
         trainer = trainer_class(cfg)
         trainer.resume_or_load(resume=args.resume)
-    except (KeyError, ValueError, OSError) as error:
+    except Exception as error:
         logger.debug("The error arose here:", exc_info=True)
         sys.exit(describe_error(error))
     try:

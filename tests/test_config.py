@@ -117,8 +117,8 @@ def test_what_cannot_ignore_regions_is_refused(opts, message, tmp_path):
     [
         ("MODEL.META_ARCHITECTURE", "OHEMRetinaNet"),
         ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"),
-        ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
-        ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads", "MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"),
+        ("MODEL.ROI_HEADS.NAME", "OHEMRes5ROIHeads", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
+        ("MODEL.ROI_HEADS.NAME", "OHEMRes5ROIHeads", "MODEL.PROPOSAL_GENERATOR.NAME", "OHEMRPN"),
     ],
 )
 def test_what_can_ignore_regions_is_accepted(opts, tmp_path):
@@ -373,3 +373,48 @@ def test_a_device_that_is_not_there_is_a_warning(tmp_path, monkeypatch, caplog, 
     assert cfg.MODEL.DEVICE == "cpu"
     message = f"MODEL.DEVICE is {device!r}, but there is no CUDA device: running on the CPU"
     assert caplog.messages == [message] * warns
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (
+            ["OUTPUT_DIR=out", "SEED=1"],
+            "'OUTPUT_DIR=out'; valid with a YAML config: KEY VALUE, not KEY=VALUE",
+        ),
+        (["mine.yaml"], "'mine.yaml' is no key; a config goes after --config-file"),
+        (["SEED", "1", "OUTPUT_DIR"], "'OUTPUT_DIR' has no value; valid: KEY VALUE"),
+    ],
+)
+def test_a_command_line_of_another_form_says_what_is_valid(opts, message):
+    with pytest.raises(ValueError, match=f"^command line: {message}"):
+        load_config("", opts)
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (
+            ["MODEL.ROI_HEADS.NAME", "OHEMROIHeads"],
+            "NAME is 'OHEMROIHeads', but MODEL.ROI_BOX_HEAD.NAME is '', as in configs of C4; valid heads: .*"
+            "OHEMRes5ROIHeads",
+        ),
+        (
+            ["MODEL.ROI_HEADS.IN_FEATURES", "('p2', 'p3')"],
+            r"NAME is 'Res5ROIHeads', but MODEL.ROI_HEADS.IN_FEATURES is \['p2', 'p3'\]; valid heads: ",
+        ),
+        (["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "0"], "BATCH_SIZE_PER_IMAGE is 0; valid: an integer >= 1"),
+    ],
+)
+def test_heads_of_another_family_than_the_config_are_named(tmp_path, opts, message):
+    """The defaults of Detectron2 are those of a C4."""
+    with pytest.raises(ValueError, match=message):
+        load_config("", [*opts, "OUTPUT_DIR", str(tmp_path)])
+
+
+def test_a_lower_threshold_of_iou_under_mining_is_told(tmp_path, caplog):
+    opts = ["MODEL.ROI_HEADS.IOU_THRESHOLDS", "[0.1, 0.5]", "MODEL.ROI_HEADS.IOU_LABELS", "[-1, 0, 1]"]
+    load_config("", [*opts, "OUTPUT_DIR", str(tmp_path)])
+    assert "never mined" not in caplog.text
+    load_config("", [*opts, "OUTPUT_DIR", str(tmp_path), "MODEL.ROI_HEADS.NAME", "OHEMRes5ROIHeads"])
+    assert "IOU_LABELS is [-1, 0, 1]: RoIs labelled -1 are never mined" in caplog.text

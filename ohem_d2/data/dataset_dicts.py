@@ -9,7 +9,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from ..utils.messages import one_line
 from .boxes import with_valid_boxes
-from .registered import annotation_file, is_background, require_registered
+from .registered import annotation_file, is_background, missing_files_explained, require_registered
 
 __all__ = ["load_dataset_dicts", "require_objects"]
 
@@ -43,6 +43,8 @@ def load_dataset_dicts(
         ValueError: a data set is not registered, or no image is left; see also `with_valid_boxes`.
     """
     names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise ValueError("no data set is named (DATASETS.TRAIN is empty)")
     for name in names:
         require_registered(name)
     labelled = [name for name in names if not is_background(name)]
@@ -51,7 +53,8 @@ def load_dataset_dicts(
     if labelled:
         options = {"filter_empty": False, "min_keypoints": min_keypoints, **kwargs}
         try:
-            found = get_detection_dataset_dicts(labelled, **options)
+            with missing_files_explained(", ".join(labelled)):
+                found = get_detection_dataset_dicts(labelled, **options)
         except AssertionError as error:  # nothing is left, or a category is unknown
             raise ValueError(f"{_name_files(labelled)}: {one_line(error)}") from None
         if not isinstance(found, list):  # map-style data sets, joined

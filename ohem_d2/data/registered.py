@@ -2,7 +2,9 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from .voc import VOCFolders
 
 __all__ = [
     *("annotation_file", "category_ids", "class_names", "first_class_names", "is_background"),
-    *("require_images", "require_registered"),
+    *("missing_files_explained", "require_images", "require_registered"),
 ]
 
 
@@ -37,9 +39,26 @@ def annotation_file(name: str) -> str:
     return str(Path(metadata.dirname, folders.imagesets, f"{metadata.split}.txt"))
 
 
+@contextmanager
+def missing_files_explained(names: str) -> Iterator[None]:
+    """A block that loads data sets; if a file is not there, the error says where data sets are looked for."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if error.filename is None:  # of ours, which says more
+            raise
+        root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+        raise FileNotFoundError(
+            f"data set {names}: {error.filename} does not exist; data sets of Detectron2 lie in "
+            f"$DETECTRON2_DATASETS, here {root} (see datasets/README.md)"
+        ) from None
+
+
 def require_images(name: str) -> None:
     """Load a registered data set; raise ValueError with its file if it has no images."""
-    if len(DatasetCatalog.get(name)) == 0:
+    with missing_files_explained(name):
+        num_images = len(DatasetCatalog.get(name))
+    if num_images == 0:
         raise ValueError(f"data set {name!r} has no images: {annotation_file(name)}")
 
 

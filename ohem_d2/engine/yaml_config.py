@@ -11,8 +11,15 @@ from typing import IO, Any
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, ProposalNetwork, RetinaNet
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    GeneralizedRCNN,
+    ProposalNetwork,
+    RetinaNet,
+)
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 from fvcore.common.registry import Registry
 
 from ..config import (
@@ -75,6 +82,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             that is not registered, a bad catalogue, or YAML that is malformed or could run code.
         OSError: the output folder cannot be written.
     """
+    _check_overrides(opts)
     cfg = get_cfg()
     add_ohem_config(cfg)
     unset_num_classes(cfg)
@@ -129,6 +137,11 @@ def check_config(cfg: CfgNode) -> None:
     build_rule(options)
     if options.enabled is None and model.ROI_HEADS.NAME not in _derived(ROI_HEADS_REGISTRY, OHEMMixin):
         _warn_of_unread(options, model.ROI_HEADS.NAME)
+    elif options.enabled is not False and -1 in model.ROI_HEADS.IOU_LABELS:
+        logger.warning(
+            "MODEL.ROI_HEADS.IOU_LABELS is %s: RoIs labelled -1 are never mined; the paper has [0, 1] and "
+            "one threshold, 0.5", model.ROI_HEADS.IOU_LABELS,
+        )  # fmt: skip
     if options.enabled:
         _check_mines("OHEM", "ROI_HEADS.NAME", model.ROI_HEADS.NAME, ROI_HEADS_REGISTRY, OHEMMixin)
     if OHEMRPNOptions.from_config(cfg).enabled:
@@ -139,8 +152,32 @@ def check_config(cfg: CfgNode) -> None:
         _check_mines("OHEM.RETINANET", "META_ARCHITECTURE", name, META_ARCH_REGISTRY, OHEMRetinaNetMixin)
     _check_cls_loss(cfg)
     _check_ignoring(cfg)
+    _check_heads(cfg)
     check_testing(cfg)
     check_writable("OUTPUT_DIR", cfg.OUTPUT_DIR)
+
+
+def _check_heads(cfg: CfgNode) -> None:
+    """Check that the RoI heads are of the family that the rest of the config is for, and have a budget."""
+    heads, name = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_HEADS.NAME
+    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if not (isinstance(architecture, type) and issubclass(architecture, GeneralizedRCNN)):
+        return
+    kind = ROI_HEADS_REGISTRY.get(name)
+    is_res5, is_standard = (
+        isinstance(kind, type) and issubclass(kind, family) for family in (Res5ROIHeads, StandardROIHeads)
+    )
+    if is_standard and not cfg.MODEL.ROI_BOX_HEAD.NAME:
+        key, others = "MODEL.ROI_BOX_HEAD.NAME is '', as in configs of C4", Res5ROIHeads
+    elif is_res5 and len(heads.IN_FEATURES) != 1:
+        key, others = f"MODEL.ROI_HEADS.IN_FEATURES is {list(heads.IN_FEATURES)}", StandardROIHeads
+    elif heads.BATCH_SIZE_PER_IMAGE < 1:
+        number = heads.BATCH_SIZE_PER_IMAGE
+        raise ValueError(f"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE is {number}; valid: an integer >= 1")
+    else:
+        return
+    valid = ", ".join(_derived(ROI_HEADS_REGISTRY, others))
+    raise ValueError(f"MODEL.ROI_HEADS.NAME is {name!r}, but {key}; valid heads: {valid}")
 
 
 def _check_registered(key: str, name: str, registry: Registry) -> None:
@@ -224,6 +261,17 @@ def _merge(cfg: CfgNode, source: str, merge) -> None:
             raise ValueError(f"{source}: {one_line(error)}") from None
         *section, key = match.group(1).split(".")
         raise KeyError(f"{source}: unknown key {match.group(1)}; {_valid_keys(cfg, section)}") from None
+
+
+def _check_overrides(opts: Sequence[str]) -> None:
+    """Check the form of a command line, before its keys."""
+    for word in opts[::2]:
+        if "=" in word:
+            raise ValueError(f"command line: {word!r}; valid with a YAML config: KEY VALUE, not KEY=VALUE")
+        if word.endswith((".yaml", ".yml", ".py")):
+            raise ValueError(f"command line: {word!r} is no key; a config goes after --config-file")
+    if len(opts) % 2:
+        raise ValueError(f"command line: {opts[-1]!r} has no value; valid: KEY VALUE, any number of times")
 
 
 def _valid_keys(cfg: CfgNode, section: Sequence[str]) -> str:

@@ -72,7 +72,9 @@ def is_single(path: Paths) -> bool:
 def _require_files(path: str | Path) -> list[str]:
     files = find_files(path)
     if not files and is_single(path):
-        raise FileNotFoundError(f"proposal file {path} does not exist")
+        raise FileNotFoundError(
+            f"proposal file {path} does not exist; datasets/prepare_proposals.py makes it (docs/proposals.md)"
+        )
     if not files:
         raise FileNotFoundError(f"no proposal file matches {path}")
     return files

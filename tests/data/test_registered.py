@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from ohem_d2.data import register_catalog
-from ohem_d2.data.registered import category_ids, class_names
+from ohem_d2.data.registered import category_ids, class_names, require_images
 
 
 @pytest.fixture
@@ -35,3 +35,12 @@ def test_a_file_without_categories_tells_nothing(coco, content):
     assert class_names("pets_train") is category_ids("pets_train") is None  # there is no file
     coco(content)
     assert class_names("pets_train") is category_ids("pets_train") is None
+
+
+def test_a_data_set_of_detectron2_that_is_not_there_says_where_it_is_looked_for(monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/data/sets")
+    for name in "voc_2007_test", "coco_2017_val":
+        with pytest.raises(FileNotFoundError) as error:
+            require_images(name)
+        assert str(error.value).startswith(f"data set {name}: ")
+        assert str(error.value).endswith("$DETECTRON2_DATASETS, here /data/sets (see datasets/README.md)")

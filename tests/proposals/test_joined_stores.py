@@ -96,7 +96,9 @@ def test_a_pattern_without_a_file_and_an_empty_list_are_one_line(files, tmp_path
         read_proposals(tmp_path / "t-*")
     with pytest.raises(FileNotFoundError, match=r"^no proposal file matches .*t-\?$"):
         read_proposals([files[0], tmp_path / "t-?"])
-    with pytest.raises(FileNotFoundError, match="^proposal file none does not exist$"):
+    with pytest.raises(
+        FileNotFoundError, match="^proposal file none does not exist; datasets/prepare_proposals.py"
+    ):
         read_proposals([files[0], "none"])
     with pytest.raises(ValueError, match="empty list"):
         read_proposals([])
