@@ -10,7 +10,7 @@ __all__ = ["drop_rows", "read_metrics"]
 
 
 def read_metrics(file: str | Path) -> list[dict[str, Any]]:
-    """The rows of a file; a line that was cut, as by a kill, is read over. No file: no rows."""
+    """The rows of a file; a line that was cut, as by a kill, is skipped. No file: no rows."""
     return [row for _, _, row in _rows(Path(file)) if row is not None]
 
 

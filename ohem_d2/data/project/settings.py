@@ -60,7 +60,7 @@ INPUT:
   MAX_SIZE_TEST: {longest}
 SOLVER:
   IMS_PER_BATCH: {batch}
-  # {epochs:.1f} times through {num_train} images{limits}.
+  # {epochs:.1f} passes over {num_train} images{limits}.
   MAX_ITER: {iterations}
   STEPS: {steps}
   WARMUP_ITERS: {warmup}
@@ -123,7 +123,7 @@ def cpu_config(data: ProjectData, configs: Path, network: str = "") -> str:
         head = _FROM_SCRATCH.format(folder=data.folder, configs=configs)
     head += _ignoring(data, rpn=bool(network))
     schedule = _schedule(len(data.statistics.boxes_per_image), 2, 10, (300, 1000), 100)
-    bounds = "Set for 24, three cells of the features; within 240 and 400, for speed, and twice the image."
+    bounds = "For objects of 24 pixels (three cells of the features); 240 to 400, at most twice the image."
     return head + _common(data, side, [side], bounds, schedule, "", "output")
 
 
@@ -133,7 +133,7 @@ def gpu_config(data: ProjectData, configs: Path) -> str:
     sides = [round(side * share / 16) * 16 for share in (0.8, 0.9, 1)]
     head = _GPU.format(folder=data.folder, configs=configs) + _ignoring(data, rpn=True)
     schedule = _schedule(len(data.statistics.boxes_per_image), 4, 30, (1000, 90000), 1000)
-    bounds = "Set for 32, the smallest anchor; within 480 and 1200, and twice the image."
+    bounds = "For objects of 32 pixels (the smallest anchor); 480 to 1200, at most twice the image."
     return head + _common(data, side, sides, bounds, schedule, _GPU_RATE, "output_gpu")
 
 
