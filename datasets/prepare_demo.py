@@ -19,7 +19,10 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import cv2
+try:
+    import cv2
+except ImportError:
+    sys.exit("prepare_demo.py draws with OpenCV: pip install opencv-contrib-python")
 import numpy as np
 import yaml
 

@@ -106,12 +106,9 @@ def add_rpn(generators) -> None:
 
 
 def run_rpn(args: argparse.Namespace) -> None:
-    def load_model() -> RPNProposals:
-        with tempfile.TemporaryDirectory() as folder:  # nothing is written to the output folder of the config
-            cfg = load_config(args.config_file, [*args.opts, "OUTPUT_DIR", folder])
-        return RPNProposals(cfg, args.weights, args.top_k, args.nms, args.workers)
-
-    run_generate(args, load_model)
+    with tempfile.TemporaryDirectory() as folder:  # nothing is written to the output folder of the config
+        cfg = load_config(args.config_file, [*args.opts, "OUTPUT_DIR", folder])  # registers its data sets
+    run_generate(args, lambda: RPNProposals(cfg, args.weights, args.top_k, args.nms, args.workers))
 
 
 def run_generate(args: argparse.Namespace, make_method: Callable[[], ProposalMethod]) -> None:

@@ -87,6 +87,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if args.output.suffix and args.output.suffix.lower() not in SUFFIXES:
             raise ValueError(f"--output {args.output}; valid: a folder, or a file {', '.join(SUFFIXES)}")
+        if args.num_images < 1:
+            raise ValueError(f"--num-images is {args.num_images}; valid: 1 or more")
         cfg = load_config(args.config_file, args.opts)
         chosen = {"spread": True, "image_ids": args.images}
         loader = build_labelled_loader(cfg, args.dataset, args.num_images, **chosen)

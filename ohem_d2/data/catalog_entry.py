@@ -112,6 +112,9 @@ class Entry:
         if not isinstance(name, str) or not isinstance(values, dict):
             raise self.error("an entry is a name with a mapping of keys")
         self.format = values.get("format")
+        if "format" not in values:
+            has = ", ".join(map(brief, values))
+            raise self.error(f"it has no format ({', '.join(self.REQUIRED)}); its keys are {has}")
         if self.format not in list(self.REQUIRED):
             raise self.error(f"format must be one of {', '.join(self.REQUIRED)}, not {brief(self.format)}")
         required, valid = self.REQUIRED[self.format], self.REQUIRED[self.format] + self.OPTIONAL[self.format]

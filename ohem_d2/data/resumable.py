@@ -79,8 +79,8 @@ class ResumableLoader:
             ValueError: the number of processes does not divide `total_batch_size`.
         """
         if total_batch_size < 1 or total_batch_size % comm.get_world_size():
-            number = comm.get_world_size()
-            raise ValueError(f"{total_batch_size} images per batch; valid: a multiple of {number} processes")
+            valid = f"a multiple of the {comm.get_world_size()} processes, above 0"
+            raise ValueError(f"{total_batch_size} images per batch (SOLVER.IMS_PER_BATCH); valid: {valid}")
         self.dataset = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
         self.batch_size = total_batch_size // comm.get_world_size()
         self.drawn: list[int] = []

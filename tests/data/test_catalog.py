@@ -182,6 +182,7 @@ def test_missing_files_matter_only_to_who_loads_them(write, make_voc):
 @pytest.mark.parametrize(
     "old, new, message",
     [
+        ("format: voc", "fromat: voc", r"no format \(voc, coco, images\); its keys are 'fromat'"),
         ("format: voc", "format: yolo", "format must be one of voc, coco, images, not 'yolo'"),
         ("classes:", "clases:", "unknown key 'clases'; keys of format voc: format, root, splits, classes,"),
         ("  classes: [cat, dog]\n", "", "key 'classes' is missing; format voc needs format, root, splits,"),

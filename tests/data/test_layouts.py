@@ -215,6 +215,12 @@ def test_a_folder_that_nothing_can_be_made_of_is_named_with_what_is_expected(tmp
     draw(tmp_path / "a.jpg", "a")
     with pytest.raises(ValueError, match="found 1 images, but no annotations; expected VOC XML .*YOLO txt"):
         read_folder(tmp_path)
+    write(tmp_path / "b.json", '{"images": []}')
+    with pytest.raises(ValueError, match="expected VOC XML .*b.json lacks the lists images, .* of COCO$"):
+        read_folder(tmp_path)
+    write(tmp_path / "a.json", '{"images": [')
+    with pytest.raises(ValueError, match="expected VOC XML .*a.json: malformed JSON: "):
+        read_folder(tmp_path)
     write(tmp_path / "a.xml", "<annotation><object><name>cat</name></object></annotation>")
     message = (
         "found LabelImg .*, 1 images, but no box that can be trained on; the first problem: .*a.xml: object 1"

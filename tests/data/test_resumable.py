@@ -103,7 +103,9 @@ def test_a_collated_batch_is_what_the_function_makes():
 
 def test_a_batch_size_that_the_processes_do_not_divide_is_named(monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match="3 images per batch; valid: a multiple of 2 processes"):
+    with pytest.raises(
+        ValueError, match="3 images per batch .SOLVER.IMS_PER_BATCH.; valid: a multiple of the 2 proc"
+    ):
         loader()
 
 

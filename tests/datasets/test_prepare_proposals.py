@@ -268,7 +268,7 @@ def test_rpn_writes_the_boxes_of_a_model_and_nothing_to_its_output_folder(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.yaml").write_text(
         "MODEL:\n  DEVICE: cpu\n  BACKBONE: {NAME: TinyBackbone}\n  RPN: {IN_FEATURES: [p2, p3]}\n"
-        "  PROPOSAL_GENERATOR: {NAME: OHEMRPN}\n  ROI_HEADS: {NAME: OHEMROIHeads}\n"
+        "  PROPOSAL_GENERATOR: {NAME: OHEMRPN}\n  ROI_HEADS: {NAME: OHEMRes5ROIHeads}\n"
         "  ANCHOR_GENERATOR: {SIZES: [[16], [32]]}\nINPUT: {MIN_SIZE_TEST: 60}\nVERSION: 2\n"
     )
     cfg = load_config(str(tmp_path / "model.yaml"), ["OUTPUT_DIR", str(tmp_path / "out")]).clone()

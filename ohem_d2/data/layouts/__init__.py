@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .base import LabelledFolder, LabelledImage
-from .coco import read_coco
+from .coco import explain_json, read_coco
 from .images import ImageIndex
 from .voc import read_voc
 from .yolo import read_yolo
@@ -37,7 +37,9 @@ def read_folder(folder: str | Path) -> LabelledFolder:
         found = read(folder, index)
         if found is not None:
             return _checked(folder, found)
-    raise ValueError(f"{folder}: found {len(index.paths)} images, but no annotations; expected {EXPECTED}")
+    wrong = explain_json(folder)
+    nothing = f"{folder}: found {len(index.paths)} images, but no annotations; expected {EXPECTED}"
+    raise ValueError(f"{nothing}; {wrong}" if wrong else nothing)
 
 
 def _checked(folder: Path, found: LabelledFolder) -> LabelledFolder:

@@ -9,7 +9,7 @@ from ...utils.text_files import read_json
 from .base import LabelledFolder, LabelledImage, split_of
 from .images import ImageIndex
 
-__all__ = ["read_coco"]
+__all__ = ["explain_json", "read_coco"]
 
 _LISTS = ("images", "categories", "annotations")
 _KEPT = ("iscrowd", "segmentation")
@@ -32,6 +32,15 @@ def read_coco(folder: Path, index: ImageIndex) -> LabelledFolder | None:
     for path, content in (instances or contents).items():
         _read(found, path, content, index, seen)
     return found
+
+
+def explain_json(folder: Path) -> str:
+    """Why the JSON files below `folder` are none of COCO; "" if there are none."""
+    contents, broken = _load(folder)
+    if broken:
+        return f"{broken[0][0]}: {broken[0][1]}"
+    file = next(iter(sorted(folder.rglob("*.json"))), None)
+    return f"{file} lacks the lists {', '.join(_LISTS)} of COCO" if file and not contents else ""
 
 
 def _load(folder: Path) -> tuple[dict[Path, Mapping[str, Any]], list[tuple[Path, str]]]:
