@@ -130,17 +130,17 @@ class BaseTrainer(TrainerBase):
 
 def _set_aside(folder: Path) -> None:
     """Keep under other names what a run left that would be taken for that of the run which begins."""
-    names = ("last_checkpoint", "metrics.json")
-    left = [folder / name for name in names if (folder / name).exists() and (folder / name).stat().st_size]
-    for file in left:
-        shutil.copyfile(file, f"{file}.old")
-        os.truncate(file, 0)  # a writer has opened it
-    (folder / "last_checkpoint").unlink(missing_ok=True)
+    tag, metrics, left = folder / "last_checkpoint", folder / "metrics.json", []
+    if tag.exists():
+        os.replace(tag, f"{tag}.old")
+        left.append(tag.name)
+    if metrics.exists() and metrics.stat().st_size:
+        shutil.copyfile(metrics, f"{metrics}.old")
+        os.truncate(metrics, 0)  # not renamed, since a writer has opened it
+        left.append(metrics.name)
     if left:
-        told = " and ".join(file.name for file in left)
-        logger.warning(
-            "%s has another run, with which --resume would have gone on; renamed to .old: %s", folder, told
-        )
+        text = "%s has another run, with which --resume would have gone on; renamed to .old: %s"
+        logger.warning(text, folder, " and ".join(left))
 
 
 def _solver(optimizer: Optimizer) -> dict[str, set]:
