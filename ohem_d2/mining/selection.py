@@ -198,10 +198,7 @@ def check_selection(selection: Any, rois: Candidates) -> tuple[Tensor, dict[str,
     mask, scalars = selection if is_pair else (selection, {})
     is_mask = isinstance(mask, Tensor) and mask.shape == rois.labels.shape and mask.dtype == torch.bool
     if not is_mask or not isinstance(scalars, Mapping):
-        got = _describe(selection) if isinstance(selection, Tensor) else type(selection).__name__
-        if is_pair:
-            got = f"a pair of {_describe(mask) if isinstance(mask, Tensor) else type(mask).__name__} and "
-            got += type(scalars).__name__
+        got = f"a pair of {_describe(mask)} and {_describe(scalars)}" if is_pair else _describe(selection)
         valid = f"{tuple(rois.labels.shape)} bool, or a pair of it and a dict of scalars"
         raise ValueError(f"a rule must return {valid}, got {got}")
     as_scalar = partial(torch.as_tensor, dtype=torch.float32, device=mask.device)
@@ -319,5 +316,6 @@ def _check_arguments(
         raise ValueError(f"nms_thresh must be None or in [0, 1], got {nms_thresh!r}")
 
 
-def _describe(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {tensor.dtype}"
+def _describe(value: Any) -> str:
+    is_tensor = isinstance(value, Tensor)
+    return f"{tuple(value.shape)} {value.dtype}" if is_tensor else type(value).__name__
