@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         cfg = load_config(args.config_file, args.opts)
         *_, (x,) = build_labelled_loader(cfg, cfg.DATASETS.TRAIN[0], args.image + 1)
         model = build_model(cfg).eval()
-        load_trained(model, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
+        load_trained(model, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS", may_be_random=True)
     except (KeyError, ValueError, OSError) as error:
         sys.exit(f"draw_sampling.py: {error}")
     options = OHEMOptions.from_config(cfg)
