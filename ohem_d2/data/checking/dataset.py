@@ -2,7 +2,7 @@
 
 import os
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...proposals import Proposals, read_proposals
 from ...proposals.reading import Paths, find_files, name_paths
@@ -40,7 +40,8 @@ def check_dataset(name: str, proposal_file: Paths | None = None, progress: bool 
         place = (metadata["dirname"], metadata["split"], metadata.get("folders", VOCFolders()))
         check_voc(report, *place, names, labelled, progress)
     elif {"json_file", "image_root"} <= set(metadata):
-        classes = metadata.get("thing_classes")
+        # Of a catalogue's data set the metadata have them once it is loaded.
+        classes = metadata.get("thing_classes") or getattr(DatasetCatalog[name], "classes", ()) or None
         outside = metadata.get("images_outside", False)
         check_coco(report, metadata["json_file"], metadata["image_root"], classes, progress, outside)
     elif is_background(name):
