@@ -46,6 +46,7 @@ def run(args, stack: ExitStack):
     """
     if not args.config_file and not args.opts:
         sys.exit("--config-file is missing")
+    has_log = False
     try:
         with held_records("ohem_d2") as records:  # the config says where the log file is
             if args.config_file.endswith(".py"):
@@ -61,6 +62,7 @@ def run(args, stack: ExitStack):
             remove_unfinished(output_dir)
         default_setup(cfg, args)
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ohem_d2")
+        has_log = True
         keep_tracebacks_off_console(["detectron2", "fvcore", "ohem_d2"])
         for record in records:
             logger.handle(record)
@@ -69,9 +71,14 @@ def run(args, stack: ExitStack):
             return trainer_class.test(cfg, trainer_class.build_trained_model(cfg, resume=args.resume))
         trainer = trainer_class(cfg)
         trainer.resume_or_load(resume=args.resume)
-    except Exception as error:
+    except (KeyError, ValueError, OSError) as error:
         logger.debug("The error arose here:", exc_info=True)
         sys.exit(describe_error(error))
+    except Exception as error:  # of Detectron2 or PyTorch, or a Python config of the user's
+        if not has_log:
+            raise
+        logger.debug("The error arose here:", exc_info=True)
+        sys.exit(f"{describe_error(error)} (see {output_dir}/log.txt)")
     try:
         return trainer.train()
     except Exception as error:  # Detectron2 has logged it

@@ -260,7 +260,8 @@ def load_trained(
         return
     told, cure = f"{key} is empty", "give the file of the trained weights"
     if checkpointer._path:
-        told = f"{key} {path} lacks {len(random)} parameters of the model: {name_some(random, 3)}"
+        names = name_some(random, 3)
+        told = f"{key} {checkpointer._path} lacks {len(random)} parameters of the model: {names}"
         cure = "give weights that were trained with this config"
     if not may_be_random:
         raise ValueError(f"{told}; {cure}")
