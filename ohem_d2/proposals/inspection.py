@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torchvision.ops import box_iou, nms
 
 from .conversion import clean_boxes
 from .mapping import Proposals
@@ -29,6 +31,9 @@ SIZES = (0, 16, 32, 64, 96, 128, 256, 512, math.inf)
 # The IoUs that average recall is the mean over, as in COCO.
 _AVERAGED = np.linspace(0.5, 0.95, 10)
 
+# From which IoU on a RoI is foreground, and that of the NMS on losses: the defaults of training.
+_FOREGROUND_IOU, _NMS_THRESH = 0.5, 0.7
+
 
 @dataclass
 class Inspection:
@@ -43,6 +48,9 @@ class Inspection:
         num_unknown: number of images of the file that the data set lacks.
         objects: (g,) areas of the objects in square pixels; None without a data set.
         overlaps: limit on the boxes per image (None: all) -> (g,) best IoU of each object with one of them.
+        foreground: (3, images): the objects of each image, its boxes of IoU >= 0.5 with one of them, and how
+            many of these an NMS of all its boxes at IoU 0.7 leaves. The objects' own boxes count as boxes, as
+            in training. The NMS is in random order: that of the losses is not known before training.
     """
 
     name: str
@@ -53,6 +61,7 @@ class Inspection:
     num_unknown: int = 0
     objects: NDArray[Any] | None = None
     overlaps: dict[int | None, NDArray[Any]] = field(default_factory=dict)
+    foreground: NDArray[Any] = field(default_factory=lambda: np.zeros((3, 0), np.int64))
 
     def recall(self, iou: float, limit: int | None = None, area: str = "all") -> float:
         """The fraction of objects that one of the first `limit` boxes of their image covers at IoU >= `iou`.
@@ -88,6 +97,7 @@ def inspect_proposals(
     """
     records = [{"image_id": image_id} for image_id in proposals] if dataset_dicts is None else dataset_dicts
     counts, sizes, duplicates, empty = [], np.zeros(len(SIZES) - 1, np.int64), 0, []
+    foreground: list[tuple[int, int, int]] = []
     areas: list[NDArray[Any]] = [np.zeros(0)]
     overlaps: dict[int | None, list[NDArray[Any]]] = {limit: [np.zeros(0)] for limit in (*LIMITS, None)}
     for record in records:
@@ -101,12 +111,14 @@ def inspect_proposals(
         areas.append(_areas(truth))
         for limit, best in zip(overlaps, best_ious(truth, boxes, tuple(overlaps))):
             overlaps[limit].append(best)
+        foreground.append((len(truth), *_count_foreground(truth, boxes)))
     result = Inspection(name, np.array(counts, np.int64), sizes, duplicates, empty)
     if dataset_dicts is not None:
         known = {str(record["image_id"]) for record in records}
         result.num_unknown = sum(image_id not in known for image_id in proposals)
         result.objects = np.concatenate(areas)
         result.overlaps = {limit: np.concatenate(parts) for limit, parts in overlaps.items()}
+        result.foreground = np.array(foreground, np.int64).reshape(-1, 3).T
     return result
 
 
@@ -114,6 +126,7 @@ def format_inspections(inspections: Sequence[Inspection]) -> str:
     """Format a table with one column per file; all must be measured against one data set, or all alone."""
     rows = [("", [i.name for i in inspections]), *_content_rows(inspections)]
     if inspections[0].objects is not None:
+        rows += _foreground_rows(inspections)
         rows += _recall_rows(inspections)
     left = max(len(title) for title, _ in rows)
     widths = [max(len(row[1][column]) for row in rows) for column in range(len(inspections))]
@@ -146,6 +159,15 @@ def _content_rows(inspections: Sequence[Inspection]) -> _Rows:
     ]
 
 
+def _foreground_rows(inspections: Sequence[Inspection]) -> _Rows:
+    titles = (
+        "objects per image, min / median / max",
+        f"  boxes of IoU >= {_FOREGROUND_IOU}, and their own",
+        f"  left of these by NMS at IoU {_NMS_THRESH}",
+    )
+    return [(title, [_spread(i.foreground[k]) for i in inspections]) for k, title in enumerate(titles)]
+
+
 def _recall_rows(inspections: Sequence[Inspection]) -> _Rows:
     rows = []
     for area in AREAS:
@@ -156,6 +178,17 @@ def _recall_rows(inspections: Sequence[Inspection]) -> _Rows:
             values = [_number(i.average_recall(limit, area)) for i in inspections]
             rows.append((f"  AR at {limit} boxes", values))
     return rows
+
+
+def _count_foreground(truth: NDArray[Any], boxes: NDArray[Any]) -> tuple[int, int]:
+    """Foreground of an image before and after NMS; its objects, `truth` (g, 4), are among the boxes."""
+    if not len(truth):
+        return 0, 0
+    candidates = torch.from_numpy(np.concatenate([truth, boxes]))
+    is_foreground = box_iou(candidates, candidates[: len(truth)]).amax(dim=1) >= _FOREGROUND_IOU
+    order = torch.rand(len(candidates), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left = nms(candidates, order, _NMS_THRESH)
+    return int(is_foreground.sum()), int(is_foreground[left].sum())
 
 
 def _areas(boxes: NDArray[Any]) -> NDArray[Any]:

@@ -78,6 +78,16 @@ def test_images_boxes_sizes_duplicates_and_strangers_are_counted(inspection):
     }
 
 
+def test_foreground_is_counted_with_the_objects_themselves_before_and_after_nms(inspection):
+    # a: its object, 100 boxes of IoU 0.5, one of 0.72. NMS leaves one of the hundred, and the object or the
+    # one of 0.72, whose IoU with the hundred is 50 / 72. b: its object. c: its object, and the same box.
+    assert inspection.foreground.tolist() == [[1, 1, 1], [102, 1, 2], [2, 1, 1]]
+    lines = format_inspections([inspection]).splitlines()
+    assert [line.split()[-5:] for line in lines if "NMS" in line] == [["1", "/", "1", "/", "2"]]
+    background = inspect_proposals("x", PROPOSALS, [{"image_id": "a"}, image("c", (50, 50, 70, 70))])
+    assert background.foreground.tolist() == [[0, 1], [0, 1], [0, 1]]
+
+
 def test_without_a_data_set_the_images_are_those_of_the_file():
     inspection = inspect_proposals("x", PROPOSALS)
     assert (
@@ -123,7 +133,7 @@ def test_average_recall_agrees_with_detectron2_where_each_box_has_its_own_object
 def test_a_table_has_a_column_for_each_file_and_a_dash_for_what_has_no_value(inspection):
     other = inspect_proposals("a longer name", Proposals([]), DICTS)
     lines = format_inspections([inspection, other]).splitlines()
-    table = {line[:31].strip(): line[31:].split() for line in lines[1:14]}
+    table = {line[:31].strip(): line[31:].split() for line in lines[1:14]}  # the content, without objects
     assert lines[0].split() == ["x", "a", "longer", "name"]
     assert (
         table["images"] == ["3", "3"]
