@@ -32,8 +32,9 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from ohem_d2.comparison import (
@@ -137,7 +138,7 @@ def compare(args: argparse.Namespace, begun: float) -> list[Exception]:
         raise ValueError(f"two tests have the same name: {', '.join(name for name, *_ in args.test)}")
     if args.budget or len(args.seeds or [0]) > 1:
         check_scipy()
-    runs = prepare(args, begun)
+    runs = prepare(args, tests, begun)
     sweep = Sweep(runs, args.output, args.jobs, build_launcher(args))
     with show_progress({run.folder: args.output / run.folder for run in runs}):
         failed = sweep.train()
@@ -165,8 +166,8 @@ def report(records: Sequence[Record], args: argparse.Namespace) -> list[Exceptio
     return []
 
 
-def prepare(args: argparse.Namespace, begun: float) -> list[Run]:
-    """All runs, whose configs have been built."""
+def prepare(args: argparse.Namespace, tests: Mapping[str, Sequence[str]], begun: float) -> list[Run]:
+    """All runs, whose configs have been built, also with the overrides of their tests."""
     arms = [*arms_of_files(args.arms), *map(parse_variant, args.arm)]
     data = [*map(parse_variant, args.data)] or [Variant("")]
     seconds = parse_duration(args.budget) if args.budget else None
@@ -180,6 +181,9 @@ def prepare(args: argparse.Namespace, begun: float) -> list[Run]:
     to_time = TRIAL_ITERATIONS if seconds and not plan else 0
     trials = try_all(runs, args.output, args.jobs, is_here, to_time)
     check_trials(trials)
+    for name, overrides in tests.items():
+        tested = [replace(run, arm=f"{run.arm}/{name}", opts=(*run.opts, *overrides)) for run in runs]
+        check_trials(try_all(tested, args.output, args.jobs, count=False))
     for warning in describe_unequal_starts(trials):
         logger.warning("%s", warning)
     keep_settings(args.output, args.base, args.opts, data)

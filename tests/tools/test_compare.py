@@ -34,8 +34,10 @@ def compare(load_script, tmp_path, monkeypatch):
         run = {"arm": "base", "seed": seed, "environment": {"torch": "2"}, "test_settings": {}}
         return {**run, "figures": {"bbox/AP": ap}, "curve": [[100, ap]]}
 
-    def try_all(runs, output, jobs, count, num_iterations):
+    def try_all(runs, output, jobs, count, num_iterations=0):
         script.tried = num_iterations
+        if wrong := [run.arm for run in runs if "WRONG" in run.opts]:
+            raise ValueError("\n".join(f"{arm}: unknown key WRONG" for arm in wrong))
         schedule = {"SOLVER.MAX_ITER": 100, "SOLVER.STEPS": [], "TEST.EVAL_PERIOD": 0}
         seconds = {"seconds_per_iteration": 0.5, "start_seconds": 10.0, "test_seconds": 15.0}
         trial = {"schedule": schedule, "weights": "w", "images": "i", **seconds}
@@ -117,6 +119,7 @@ def test_a_shortened_schedule_is_that_of_later_seeds_too(compare):
         (["--baselines", "none"], "there is no arm 'none'; valid: plain, ohem"),
         (["--budget", "5"], "'5' is no duration; valid: 90s"),
         (["--test", "a", "--test", "a"], "two tests have the same name: a, a"),
+        (["--test", "a", "--test", "b", "WRONG", "1"], "plain/b: unknown key WRONG\nohem/b: unknown key"),
         (["--launcher", "submitit-local", "--slurm", "x"], "'x' is no parameter"),
         (
             ["--arm", "x", "TEST.KEY", "1"],
