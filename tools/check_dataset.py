@@ -4,9 +4,10 @@
     python tools/check_dataset.py voc_2007_trainval voc_2007_test coco_2014_train
     python tools/check_dataset.py cells_train --catalog cells.yaml
 
-It looks at images (there, readable header, size as annotated), annotations (XML or JSON, ids, classes,
-boxes) and proposals. The exit status is 1 if anything is wrong. Training leaves out boxes without area or
-outside their image and clips those that reach beyond it, with a warning.
+It looks at images (there, readable header, size as annotated; with --decode also whether the whole file can
+be read, some milliseconds an image), annotations (XML or JSON, ids, classes, boxes) and proposals. The exit
+status is 1 if anything is wrong. Training leaves out boxes without area or outside their image and clips
+those that reach beyond it, with a warning.
 """
 
 import argparse
@@ -24,13 +25,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help="registered data sets")
     parser.add_argument("--catalog", help="YAML catalogue to register; Detectron2's own data sets need none")
     parser.add_argument("--proposals", metavar="FILE", help="default: that of each data set, if it exists")
+    parser.add_argument("--decode", action="store_true", help="decode images: finds those that are cut off")
     args = parser.parse_args(argv)
     wrong = False
     try:
         if args.catalog:
             register_catalog(args.catalog)
         for name in args.names:
-            report = check_dataset(name, args.proposals, progress=sys.stderr.isatty())
+            report = check_dataset(name, args.proposals, sys.stderr.isatty(), args.decode)
             print(*report.problems, report, sep="\n")
             wrong = wrong or bool(report.problems)
     except (ValueError, OSError) as error:

@@ -61,7 +61,7 @@ class UnreadableImageError(ValueError):
     """Of an image file that does not exist or is damaged; the message is one line that names it."""
 
 
-def require_readable(path: str | Path, image_format: str) -> None:
+def require_readable(path: str | Path, image_format: str = "BGR") -> None:
     """Raise `UnreadableImageError` unless Detectron2 can read an image as `image_format`, such as "BGR"."""
     try:
         read_image(str(path), image_format)

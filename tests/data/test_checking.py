@@ -95,6 +95,14 @@ def test_an_image_of_16_bits_is_a_problem(voc):
     assert found("pets_train") == [("b.jpg", problem)]
 
 
+def test_an_image_that_is_cut_off_is_found_where_images_are_decoded(voc):
+    image = voc / "JPEGImages/b.jpg"
+    image.write_bytes(image.read_bytes()[:-200])
+    assert found("pets_train") == []
+    ((file, text),) = found("pets_train", decode=True)
+    assert file == "b.jpg" and text.startswith("cannot be read as an image: image file is truncated")
+
+
 def test_ids_may_have_spaces(voc):
     for file in voc.rglob("c.*"):
         file.rename(file.with_name(f"c 2{file.suffix}"))

@@ -37,6 +37,15 @@ def test_proposals_can_be_given(check, capsys):
     assert "none.pkl: proposal file none.pkl does not exist" in capsys.readouterr().out
 
 
+def test_images_are_decoded_if_asked(check, capsys, tmp_path):
+    image = tmp_path / "good/JPEGImages/a.jpg"
+    image.write_bytes(image.read_bytes()[:-200])
+    check("good_train")
+    with pytest.raises(SystemExit):
+        check("good_train", "--decode")
+    assert f"{image}: cannot be read as an image: image file is truncated" in capsys.readouterr().out
+
+
 def test_an_unknown_name_is_one_line(check):
     message = r"^error: data set 'good_tarin' is not registered; did you mean good_train[,?]"
     with pytest.raises(SystemExit, match=message):

@@ -17,23 +17,26 @@ from .voc import check_voc
 __all__ = ["Problem", "Report", "check_dataset"]
 
 
-def check_dataset(name: str, proposal_file: Paths | None = None, progress: bool = False) -> Report:
+def check_dataset(
+    name: str, proposal_file: Paths | None = None, progress: bool = False, decode: bool = False
+) -> Report:
     """Check all files of a data set and list what is wrong with them: in VOC or COCO layout, or background.
 
     Checked are the list of images, each image (exists, readable header, size as annotated), each annotation
-    (XML or JSON, ids, classes, boxes) and the proposals, if there are any. Pixels are not decoded.
+    (XML or JSON, ids, classes, boxes) and the proposals, if there are any.
 
     Args:
         name: registered name.
         proposal_file: proposals to check, see `read_proposals`; default: those of the data set's metadata, if
             there are any files yet.
         progress: show a progress bar on stderr.
+        decode: decode the images, too, which finds those that are cut off and takes milliseconds each.
 
     Raises:
         ValueError: no such data set, or one of another layout.
     """
     require_registered(name)
-    metadata, report = MetadataCatalog.get(name).as_dict(), Report(name)
+    metadata, report = MetadataCatalog.get(name).as_dict(), Report(name, decode)
     if {"dirname", "split", "thing_classes"} <= set(metadata):
         labelled = metadata.get("has_annotations", True)
         names = [*metadata["thing_classes"], *metadata.get("ignore", ())]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ...utils.images import read_image_size
+from ...utils.images import UnreadableImageError, read_image_size, require_readable
 from ..boxes import box_problem
 
 __all__ = ["Problem", "Report", "check_image", "describe_box", "repeated"]
@@ -27,9 +27,11 @@ class Report:
     """What was checked and what is wrong with it; ``str()`` gives one line.
 
     `sizes` maps an image id to width and height, from the image file or else its annotation; None if unknown.
+    `decode`: images are decoded, too, not their headers alone.
     """
 
     name: str
+    decode: bool = False
     problems: list[Problem] = field(default_factory=list)
     num_objects: int = 0
     num_difficult: int = 0
@@ -49,7 +51,7 @@ class Report:
 def check_image(
     report: Report, path: str, annotated: tuple[int, int] | None, source: str
 ) -> tuple[int, int] | None:
-    """Check that an image exists and has a readable header and the size of its annotation.
+    """Check that an image exists, can be read as far as the report says, and has the size of its annotation.
 
     Args:
         report: gets the problems.
@@ -68,6 +70,11 @@ def check_image(
     except (OSError, ValueError) as error:
         report.add(path, str(error).removeprefix(f"{path} ").partition(": ")[0])
         return annotated
+    if report.decode:
+        try:
+            require_readable(path)
+        except UnreadableImageError as error:
+            report.add(path, str(error).removeprefix(f"{path} "))
     if annotated is not None and size != annotated:
         where = os.path.basename(source)
         report.add(path, f"is {size[0]}x{size[1]}, but {where} says {annotated[0]}x{annotated[1]}")
