@@ -93,6 +93,10 @@ def inspect_data(args: argparse.Namespace) -> tuple[list[InspectedImage], list[s
     model = build_model(cfg).eval()
     if not isinstance(model, GeneralizedRCNN):
         raise ValueError(f"{cfg.MODEL.META_ARCHITECTURE} has no RoIs to inspect; valid: a GeneralizedRCNN")
+    cfg = cfg.clone()
+    cfg.defrost()
+    if cfg.DATASETS.VOC_DIFFICULT == "drop":  # what training drops is no object that lacks a label
+        cfg.DATASETS.VOC_DIFFICULT = "ignore"
     images: list[InspectedImage] = []
     for weights, image_ids in parts:
         load_trained(model, weights, "MODEL.WEIGHTS")
@@ -172,7 +176,7 @@ def _example(rank: int, found: RankedFinding, classes: Sequence[str]) -> report.
         pairs = list(zip(finding.box, found.label_box))
         around = (*map(min, pairs[:2]), *map(max, pairs[2:]))
     seen = f"{classes[finding.category]} {finding.score:.2f}"
-    caption = f"{rank}. {finding.kind}, loss {finding.loss:.2f}: {f'{label}, ' if label else ''}model: {seen}"
+    caption = f"{rank}. {finding.kind}, loss {found.loss:.2f}: {f'{label}, ' if label else ''}model: {seen}"
     tags = {"kind": finding.kind, "class": classes[finding.category]}
     return report.Example(found.image.file_name, marks, around, caption, tags)
 

@@ -180,6 +180,7 @@ def build_labelled_loader(
 ) -> Iterable[list[dict[str, Any]]]:
     """Images of data sets with annotations, in order, one by one and without augmentation.
 
+    Their ignore regions are handed on, whatever ``MODEL.IGNORE_REGIONS`` says.
     Proposals are found as by `build_train_loader` or, for data sets that are not in ``DATASETS.TRAIN``, as by
     `build_test_loader`; errors are the same, and a ValueError for an unknown one of `image_ids`.
 
@@ -193,7 +194,7 @@ def build_labelled_loader(
     names = [dataset_names] if isinstance(dataset_names, str) else list(dataset_names)
     for name in names:
         require_registered(name)
-    augmentations = build_augmentation(cfg, is_train=False)
+    options = {"augmentations": build_augmentation(cfg, is_train=False), "keep_regions": True}
     split = "TRAIN" if set(names) <= set(cfg.DATASETS.TRAIN) else "TEST"
     if split == "TRAIN":
         places, cfg = [cfg.DATASETS.TRAIN.index(name) for name in names], training_config(cfg)
@@ -202,11 +203,11 @@ def build_labelled_loader(
         listed, key = list(cfg.DATASETS[split]), f"PROPOSAL_FILES_{split}"
         files = [_proposal_file(cfg, name, listed, key) for name in names]
         dicts, proposals = _load_datasets(names, files, _may_miss(cfg), filter_empty=False)
-        options = {"augmentations": augmentations, "proposals": proposals, "fill": _fill(cfg)}
+        options |= {"proposals": proposals, "fill": _fill(cfg)}
         mapper = ProposalDatasetMapper(cfg, is_train=True, **options)
     else:
         dicts = load_dataset_dicts(names, filter_empty=False)
-        mapper = RegionDatasetMapper(cfg, is_train=True, augmentations=augmentations)
+        mapper = RegionDatasetMapper(cfg, is_train=True, **options)
     chosen = spread_evenly(dicts, num_images) if spread else dicts[:num_images]
     if image_ids is not None:
         chosen = _of_ids(dicts, image_ids, ", ".join(names))

@@ -1,9 +1,11 @@
 """AP of COCO, on data sets in COCO layout and in VOC layout."""
 
+import io
 import json
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,7 @@ class COCOEvaluator(_COCOEvaluator):
         metadata = MetadataCatalog.get(dataset_name)
         if hasattr(metadata, "json_file"):
             super().__init__(dataset_name, output_dir=output_dir)
+            self._complete_annotations()
             return
         with tempfile.TemporaryDirectory(prefix="coco_") as folder:
             metadata.json_file = os.path.join(folder, "converted.json")
@@ -49,6 +52,19 @@ class COCOEvaluator(_COCOEvaluator):
                 super().__init__(dataset_name, output_dir=output_dir)
             finally:
                 del metadata.json_file  # or the next evaluator would look for it
+
+    def _complete_annotations(self) -> None:
+        """Give the annotations ids from 1 on, and ``iscrowd`` and ``area`` (of the box) where they lack it.
+
+        COCO's evaluation takes a match with id 0 for none, and fails where one of the two keys is missing.
+        """
+        for number, annotation in enumerate(self._coco_api.dataset.get("annotations", ()), 1):
+            annotation["id"] = number
+            annotation.setdefault("iscrowd", 0)
+            if "bbox" in annotation:
+                annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+        with redirect_stdout(io.StringIO()):
+            self._coco_api.createIndex()
 
     def _derive_coco_results(
         self, coco_eval: Any, iou_type: str, class_names: Sequence[str] | None = None

@@ -79,9 +79,9 @@ def write_coco(
 ) -> None:
     """A COCO instances file with the findings as annotations: the class and the box that the model sees.
 
-    Ids are the ranks. ``score`` is the probability of the class, ``attributes`` are the kind, the loss and
-    the labelled class, ``label_bbox`` is the labelled box. ``file_name`` is relative to the folder that all
-    images share.
+    Ids are the ranks. ``score`` is the probability of the class, ``attributes`` are the kind, the loss that
+    it is ranked by and the labelled class, ``label_bbox`` is the labelled box. ``file_name`` is relative to
+    the folder that all images share.
     """
     names = _relative_names([found for _, found in numbered])
     sizes = {found.image.image_id: found.image.size for _, found in numbered}
@@ -93,7 +93,7 @@ def write_coco(
     annotations = []
     for rank, found in numbered:
         finding, box = found.finding, _xywh(found.finding.box)
-        attributes = {"kind": finding.kind, "loss": finding.loss, "label": found.label_name(classes)}
+        attributes = {"kind": finding.kind, "loss": found.loss, "label": found.label_name(classes)}
         place = {"id": rank, "image_id": ids[finding.image_id], "category_id": finding.category + 1}
         row = {**place, "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "score": finding.score}
         label_box = {} if found.label_box is None else {"label_bbox": _xywh(found.label_box)}
@@ -114,7 +114,7 @@ def write_label_studio(path: str | Path, ranked: Sequence[RankedFinding], classe
     tasks = []
     for image_id, of_image in of_images.items():
         results = [_label_studio_box(found, number, classes) for number, found in enumerate(of_image, 1)]
-        score = of_image[0].finding.loss
+        score = of_image[0].loss
         data = {"image": f"/data/local-files/?d={quote(names[image_id])}", "image_id": image_id}
         predictions = [{"model_version": "label errors", "score": score, "result": results}]
         tasks.append({"data": data, "predictions": predictions})
@@ -132,7 +132,7 @@ def _label_studio_box(found: RankedFinding, number: int, classes: Sequence[str])
         "height": 100 * h / height,
     }
     label = found.label_name(classes)
-    said = f"{found.finding.kind}, loss {found.finding.loss:.2f}" + (f", labelled {label}" if label else "")
+    said = f"{found.finding.kind}, loss {found.loss:.2f}" + (f", labelled {label}" if label else "")
     return {
         "id": str(number),
         "type": "rectanglelabels",

@@ -18,7 +18,10 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 from torchvision.ops import nms
 
+from ..config import IgnoreRegionsOptions
 from ..modeling import inspect_candidates
+from ..modeling.ignoring import are_inside
+from ..utils.regions import TargetsWithRegions, regions_of
 
 __all__ = [
     "BAD_BOX",
@@ -45,7 +48,7 @@ class Finding:
 
     image_id: str
     kind: str  # of KINDS
-    loss: float  # by which findings are ranked: the sum of both terms
+    loss: float  # the sum of both terms
     cls_loss: float
     box_loss: float  # 0 where an object is missing
     box: tuple[float, ...]  # XYXY_ABS in pixels of the image file, as the model sees it
@@ -100,9 +103,14 @@ def _in_pixels(
 ) -> InspectedImage:
     """Scale the boxes from the network's input, in which those of `found` are not, to the image file."""
     scale = torch.tensor([x["width"] / x["image"].shape[2], x["height"] / x["image"].shape[1]] * 2)
-    candidates.decoded = candidates.decoded * scale
-    labels = Instances((x["height"], x["width"]), gt_boxes=Boxes(x["instances"].gt_boxes.tensor * scale))
-    labels.gt_classes = x["instances"].gt_classes
+    size = (x["height"], x["width"])
+    decoded = Boxes(candidates.decoded * scale)
+    decoded.clip(size)
+    candidates.decoded = decoded.tensor
+    targets = x["instances"]
+    regions = Boxes(regions_of(targets).tensor * scale)
+    labels = TargetsWithRegions(size, regions, gt_boxes=Boxes(targets.gt_boxes.tensor * scale))
+    labels.gt_classes = targets.gt_classes
     return InspectedImage(
         str(x["image_id"]),
         str(x["file_name"]),
@@ -123,13 +131,13 @@ def find_in_image(image_id: str, candidates: Instances, labels: Instances, num_c
     the highest probability of a class. If that is below `MIN_SCORE` there may be no object; if it is
     of another class than the label, that may be wrong; else the box may be bad. Most labels are right, and of
     a low loss. One without candidates, such as the second of two equal boxes, has no finding. An object may
-    be missing where a background candidate is of a class with a probability of `MIN_SCORE` or more; of those
-    that overlap, the one of highest loss counts.
+    be missing where a background candidate is of a class with a probability of `MIN_SCORE` or more, outside
+    of ignore regions; of those that overlap, the one of highest loss counts.
 
     Args:
         image_id: of the image.
         candidates: (R,) from `inspect_candidates`; ``decoded`` in pixels of the image file.
-        labels: (G,) with ``gt_boxes`` in pixels of the image file and ``gt_classes`` in [0, K).
+        labels: (G,) with ``gt_classes`` in [0, K), ``gt_boxes`` and regions in pixels of the image file.
         num_classes: K.
     """
     is_object = candidates.gt_classes < num_classes
@@ -143,6 +151,8 @@ def find_in_image(image_id: str, candidates: Instances, labels: Instances, num_c
             findings.append(_finding(image_id, kind, matched, best, index))
     background = candidates[~is_object & (candidates.scores >= MIN_SCORE)]
     missing = background[_far_from(background.decoded, labels.gt_boxes)]
+    if len(regions := regions_of(labels)):
+        missing = missing[~are_inside(Boxes(missing.decoded), regions, IgnoreRegionsOptions.thresh)]
     kept = nms(missing.decoded, missing.cls_losses, SAME_OBJECT_IOU)
     return [*findings, *(_finding(image_id, MISSING, missing, row) for row in kept.tolist())]
 

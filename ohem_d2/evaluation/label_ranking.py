@@ -16,11 +16,12 @@ RANKED_BY = {"cls+box": attrgetter("loss"), "cls": attrgetter("cls_loss"), "box"
 
 
 class RankedFinding(NamedTuple):
-    """A finding in its image, and ObjectLab's score of the same label or place; None: unknown."""
+    """A finding in its image, with the loss it is ranked by."""
 
     image: InspectedImage
     finding: Finding
-    objectlab: float | None = None
+    loss: float
+    objectlab: float | None = None  # ObjectLab's score of the same label or place; None: unknown
 
     @property
     def label_box(self) -> np.ndarray | None:
@@ -46,8 +47,12 @@ def rank_findings(
         rank_by: a key of `RANKED_BY`.
     """
     scores, loss_of = objectlab or [None] * len(images), RANKED_BY[rank_by]
-    ranked = [RankedFinding(i, f, _score_of(i, f, s)) for i, s in zip(images, scores) for f in i.findings]
-    return sorted(ranked, key=lambda found: -loss_of(found.finding))
+    ranked = [
+        RankedFinding(i, f, loss_of(f), _score_of(i, f, s))
+        for i, s in zip(images, scores)
+        for f in i.findings
+    ]
+    return sorted(ranked, key=lambda found: -found.loss)
 
 
 def first_of_each_kind(ranked: Sequence[RankedFinding], number: int) -> list[tuple[int, RankedFinding]]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from detectron2.structures import Boxes, Instances
 
 
@@ -32,3 +33,8 @@ class TargetsWithRegions(Instances):
     @staticmethod
     def _with(objects: Instances, regions: Boxes) -> "TargetsWithRegions":
         return TargetsWithRegions(objects.image_size, regions, **objects.get_fields())
+
+
+def regions_of(targets: Instances) -> Boxes:
+    """The ignore regions of an image: `Boxes` (M, 4); none where `targets` carry none."""
+    return targets.ignore_regions if isinstance(targets, TargetsWithRegions) else Boxes(torch.zeros(0, 4))

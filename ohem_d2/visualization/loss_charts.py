@@ -27,7 +27,7 @@ def plot_roi_losses(arms: Mapping[str, Sequence[Sequence[tuple[int, float]]]], p
     axis = figure.subplots()
     for k, (name, curves) in enumerate(arms.items()):
         colour = [channel / 255 for channel in PALETTE[k % len(PALETTE)]]
-        for number, curve in enumerate(curves):
+        for number, curve in enumerate(filter(None, curves)):
             label = name if number == 0 else None
             axis.plot(*zip(*curve), color=colour, label=label, marker="o", markersize=3, linewidth=1)
     axis.set(xlabel="iterations", ylabel="mean loss over all RoIs", ylim=(0, None))

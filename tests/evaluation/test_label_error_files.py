@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_pycocotools_reads_the_coco_file(images, tmp_path, capsys):
     assert [i["file_name"] for i in coco.loadImgs([1, 2])] == ["b c.jpg", "a.jpg"]
     first, second, third = coco.loadAnns(coco.getAnnIds())
     assert (first["bbox"], first["area"], first["category_id"]) == ([10, 20, 20, 20], 400, 2)
-    assert first["attributes"] == {"kind": WRONG_CLASS, "loss": 4.0, "label": "cat"}
+    assert first["attributes"] == {"kind": WRONG_CLASS, "loss": 3.5, "label": "cat"}
     assert (first["label_bbox"], third["label_bbox"]) == ([10, 20, 20, 20], [10, 20, 20, 20])
     assert "label_bbox" not in second and second["score"] == 0.75
     assert coco.loadCats([2])[0]["name"] == "dog, small"
@@ -63,12 +64,24 @@ def test_tasks_of_label_studio_are_in_percent_and_the_worst_image_is_first(image
     first, second = json.loads((tmp_path / "x.json").read_text())
     assert first["data"]["image"] == "/data/local-files/?d=b%20c.jpg" and second["data"]["image_id"] == "a"
     (prediction,) = first["predictions"]
-    assert prediction["score"] == 4.0 and len(prediction["result"]) == 2
+    assert prediction["score"] == 3.5 and len(prediction["result"]) == 2
     # (10, 20, 30, 40) of 200 x 100 pixels.
     value = {"x": 5, "y": 20, "width": 10, "height": 20, "rotation": 0, "rectanglelabels": ["dog, small"]}
     assert prediction["result"][0]["value"] == value
-    assert prediction["result"][0]["meta"]["text"] == ["wrong class, loss 4.00, labelled cat"]
-    assert prediction["result"][1]["meta"]["text"] == ["missing object, loss 2.50"]
+    assert prediction["result"][0]["meta"]["text"] == ["wrong class, loss 3.50, labelled cat"]
+    assert prediction["result"][1]["meta"]["text"] == ["missing object, loss 2.00"]
+
+
+def test_the_loss_of_the_files_is_the_one_that_the_list_is_ordered_by(images, tmp_path):
+    images[1].findings[1] = replace(images[1].findings[1], cls_loss=3.4, box_loss=0.6)
+    for rank_by, losses in {
+        "cls": [3.4, 2.0, 0.5],
+        "box": [0.6, 0.5, 0.5],
+        "cls+box": [4.0, 2.5, 1.0],
+    }.items():
+        write_coco(tmp_path / "x.json", list(enumerate(rank_findings(images, None, rank_by), 1)), CLASSES)
+        found = json.loads((tmp_path / "x.json").read_text())["annotations"]
+        assert [row["attributes"]["loss"] for row in found] == losses
 
 
 def test_what_was_inspected_is_read_back_as_it_was(images, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from ohem_d2.evaluation import label_errors
 from ohem_d2.evaluation.label_errors import (
     BAD_BOX,
     MISSING,
@@ -16,6 +17,7 @@ from ohem_d2.evaluation.label_errors import (
     inspect_labels,
 )
 from ohem_d2.modeling import inspect_candidates
+from ohem_d2.utils.regions import TargetsWithRegions
 
 from .models import RPN, SIZE, cfg_of, model_of, record_of
 
@@ -93,6 +95,15 @@ def test_what_overlaps_a_label_is_not_missing_and_neither_is_what_looks_like_not
         assert [f.kind for f in find(rois, (LABEL, CAT))] == [BAD_BOX] + [MISSING] * number
 
 
+def test_nothing_is_missing_in_a_crowd():
+    # 15 of 20 columns lie in the region: 0.75 of the box, more than 0.7; then 14, which is not more.
+    rois = candidates((BACKGROUND, 0, OTHER, CAT, 0.9, 2.0, 0.0))
+    for left, number in ((55, 0), (56, 1)):
+        crowd = Boxes(torch.tensor([[left, 40.0, 90, 90]]))
+        targets = TargetsWithRegions((100, 100), crowd, **labels().get_fields())
+        assert [f.kind for f in find_in_image("7", rois, targets, K)] == [MISSING] * number
+
+
 def test_of_what_is_missing_at_one_place_the_highest_loss_counts():
     rois = candidates(
         (BACKGROUND, 0, [50, 50, 70, 70], CAT, 0.8, 1.5, 0.0),
@@ -152,7 +163,24 @@ def test_each_label_is_found_with_its_loss_and_in_pixels_of_the_file(loaded):
         matched = rois[(rois.gt_classes < 3) & (rois.gt_matches == label)]
         best = matched[int(matched.scores.argmax())]
         assert found.loss == pytest.approx(float(best.losses), rel=1e-5)
-        assert np.allclose(found.box, best.decoded[0].numpy() / 2, atol=1e-4)
+        inside = (best.decoded[0].numpy() / 2).clip(0, [80, 60, 80, 60])
+        assert np.allclose(found.box, inside, atol=1e-4)
+    decoded = rois.decoded.numpy() / 2
+    assert decoded.min() < -1  # else nothing is clipped
+    boxes = np.array([f.box for f in image.findings])
+    assert boxes.min() >= 0 and (boxes <= [80, 60, 80, 60]).all()
+
+
+def test_a_crowd_is_scaled_to_the_file(loaded, monkeypatch):
+    model, record = loaded
+    x = example_of(record, zoom=2)
+    x["instances"] = TargetsWithRegions(
+        (120, 160), Boxes(torch.tensor([[0.0, 0, 160, 60]])), **x["instances"].get_fields()
+    )
+    seen = []
+    monkeypatch.setattr(label_errors, "find_in_image", lambda i, rois, labels, k: seen.append(labels) or [])
+    list(inspect_labels(model, [[x]]))
+    assert seen[0].ignore_regions.tensor.tolist() == [[0, 0, 80, 30]]
 
 
 def test_the_labels_of_a_model_with_a_proposal_network_are_judged_too(loaded):

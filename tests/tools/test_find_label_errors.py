@@ -100,6 +100,25 @@ def test_folds_of_other_images_are_not_mixed(find, folds, capsys):
     assert [call[2] for call in folds] == ["fold0", "fold1"] * 2
 
 
+def test_objects_that_training_drops_are_regions_in_which_no_label_is_missing(find, tmp_path, monkeypatch):
+    seen, inspect = {}, find.script.inspect_labels
+
+    def inspect_labels(model, loader):
+        seen.update({x["image_id"]: x["instances"] for (x,) in loader})
+        return inspect(model, loader)
+
+    monkeypatch.setattr(find.script, "inspect_labels", inspect_labels)
+    xml = tmp_path / "voc/Annotations/a.xml"
+    dog = xml.read_text().rpartition("<name>dog")
+    xml.write_text(dog[0] + dog[1] + dog[2].replace("<difficult>0", "<difficult>1"))
+    save_weights(tmp_path, toy_options(tmp_path))
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "model_final.pth"))
+    find(opts=(*weights, "DATASETS.VOC_DIFFICULT", "drop"))
+    assert {i: (len(x), len(x.ignore_regions)) for i, x in seen.items()} == {
+        "a": (1, 1), "b": (2, 0), "c": (2, 0), "d": (2, 0),
+    }  # fmt: skip
+
+
 def test_one_checkpoint_judges_all_and_is_called_in_sample(find, tmp_path, capsys):
     pytest.importorskip("jinja2", reason="needs Jinja2")
     save_weights(tmp_path, toy_options(tmp_path))

@@ -21,6 +21,14 @@ def test_every_curve_is_in_the_picture(tmp_path):
     assert 0 < changes[0] < changes[1]
 
 
+def test_an_arm_whose_first_run_measured_nothing_is_in_the_legend(tmp_path):
+    pictures = []
+    for curves in (ARMS["ohem"], [[], *ARMS["ohem"]]):
+        plot_roi_losses({**ARMS, "ohem": curves}, tmp_path / "x.png")
+        pictures.append((tmp_path / "x.png").read_bytes())
+    assert pictures[0] == pictures[1]
+
+
 def test_runs_that_measured_nothing_are_one_line(tmp_path):
     with pytest.raises(ValueError, match="no run measured the loss over all RoIs; set TEST.ROI_LOSS.PERIOD"):
         plot_roi_losses({"ohem": [[]], "heuristic": []}, tmp_path / "x.png")

@@ -60,7 +60,9 @@ def draw_lines(
         return _as_chart(figure, name, title)
 
 
-def draw_bars(name: str, title: str, groups: Sequence[str], bars: Mapping[str, np.ndarray], y: str) -> Chart:
+def draw_bars(
+    name: str, title: str, groups: Sequence[str], bars: Mapping[str, np.ndarray | None], y: str
+) -> Chart:
     """Bars of several names side by side.
 
     Args:
@@ -68,16 +70,20 @@ def draw_bars(name: str, title: str, groups: Sequence[str], bars: Mapping[str, n
         title: of the chart.
         groups: (n,) labels below the bars.
         bars: name -> values (runs, n): the height is their mean; from the lowest to the highest goes a line.
+            None: nothing is drawn; the name keeps its colour.
         y: label of the axis.
     """
     with _figure() as figure:
         axis, width = figure.subplots(), 0.8 / max(len(bars), 1)
         for k, (label, values) in enumerate(bars.items()):
+            if values is None:
+                continue
             places = np.arange(len(groups)) + (k + 0.5) * width - 0.4
             mean = values.mean(axis=0)
             axis.bar(places, mean, width, color=_colour(k), hatch=("", "//", "..", "xx")[k % 4], label=label)
             if len(values) > 1:
-                reach = [mean - values.min(axis=0), values.max(axis=0) - mean]
+                # The mean of equal numbers may differ from them in the last bit.
+                reach = np.maximum([mean - values.min(axis=0), values.max(axis=0) - mean], 0)
                 axis.errorbar(places, mean, reach, fmt="none", ecolor=_TEXT, elinewidth=1)
         axis.set_xticks(range(len(groups)), groups, rotation=20, ha="right")
         axis.set_ylabel(y)

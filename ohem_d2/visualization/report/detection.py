@@ -93,9 +93,8 @@ def spread_cell(values: Sequence[float], decimals: int = 1, sign: str = "") -> C
 def _kinds_chart(prefix: str, data: DatasetErrors) -> Chart:
     kinds = next(list(arm.runs[0].gains) for arm in data.arms if arm.runs)
     bars = {
-        arm.name: np.array([list(run.gains.values()) for run in arm.runs]).reshape(-1, len(kinds))
+        arm.name: np.array([list(run.gains.values()) for run in arm.runs]) if arm.runs else None
         for arm in data.arms
-        if arm.runs
     }
     return draw_bars(
         f"{prefix}_errors", "What each kind of error costs (TIDE)", kinds, bars, "AP gained without it"
@@ -203,8 +202,13 @@ def _confusion(data: DatasetErrors, arms: Sequence[ArmErrors]) -> Table:
 
 
 def _matrix(counts: np.ndarray, shares: np.ndarray, names: Sequence[str]) -> list[list[Cell]]:
-    cells = [[Cell(f"{n:,.4g}", float(n), float(s)) for n, s in zip(*row)] for row in zip(counts, shares)]
+    cells = [[Cell(_count(n), float(n), float(s)) for n, s in zip(*row)] for row in zip(counts, shares)]
     return [[Cell(name), *row] for name, row in zip(names, cells)]
+
+
+def _count(mean: float) -> str:
+    """A mean of counts: whole numbers without decimals."""
+    return f"{mean:,.1f}".removesuffix(".0")
 
 
 def _pairs(counts: np.ndarray, shares: np.ndarray, names: Sequence[str]) -> list[list[Cell]]:
@@ -216,7 +220,7 @@ def _pairs(counts: np.ndarray, shares: np.ndarray, names: Sequence[str]) -> list
         [
             Cell(names[a]),
             Cell(names[b]),
-            Cell(f"{counts[a, b]:,.4g}", float(counts[a, b])),
+            Cell(_count(counts[a, b]), float(counts[a, b])),
             number_cell(100 * shares[a, b], 1),
         ]
         for a, b in places

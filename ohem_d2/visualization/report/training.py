@@ -97,8 +97,8 @@ def _resources(arms: Sequence[ArmCurves]) -> Block:
             numbers = [(done, 0), *last, (seconds, 3), (data, 3), (hours, 2), (memory and memory / 1024, 2)]
             rows.append([Cell(run), Cell(arm.name), *(number_cell(*number) for number in numbers)])
     note = (
-        "AP in percent, of the last test. Seconds are medians over the rows of metrics.json; hours of "
-        "training are iterations times that, without tests. Memory is empty for runs on a CPU."
+        "AP in percent, of the last test while training. Seconds are medians over the rows of metrics.json; "
+        "hours of training are iterations times that, without tests. Memory is empty for runs on a CPU."
     )
     return Table("AP, time and memory", columns, rows, note, choices=["arm"])
 

@@ -107,6 +107,21 @@ def test_a_bar_is_as_high_as_the_mean_of_the_runs_and_a_line_goes_from_the_lowes
     assert len({bar.get_hatch() for bar in axis.patches}) == 2 and axis.get_ylabel() == "AP"
 
 
+def test_runs_of_equal_values_have_a_bar_whatever_their_mean_is_rounded_to(axis_of):
+    value = np.array([[1.653]] * 3)
+    assert value.mean() != 1.653
+    (bar,) = axis_of(draw_bars, ["left"], {"a": value}, "AP").patches
+    assert bar.get_height() == pytest.approx(1.653)
+
+
+def test_an_arm_without_runs_leaves_their_colours_to_the_others(axis_of):
+    value = np.array([[1.0]])
+    both = axis_of(draw_bars, ["left"], {"a": value, "b": value}, "AP").patches
+    (alone,) = axis_of(draw_bars, ["left"], {"a": None, "b": value}, "AP").patches
+    assert (alone.get_facecolor(), alone.get_x()) == (both[1].get_facecolor(), both[1].get_x())
+    assert alone.get_facecolor() != both[0].get_facecolor()
+
+
 def test_precision_is_drawn_as_far_as_a_recall_is_reached_by_a_line_for_each_run(axis_of):
     recalls = np.array([0.0, 0.5, 1.0])
     curves = {"a": np.array([[1, 0.5, 0.25], [0.75, 0.5, 0]]), "b": np.zeros((1, 3))}

@@ -20,6 +20,8 @@ from ohem_d2.visualization.report.page import (
     write_page,
 )
 
+from ...browser import CHROMIUM, browse
+
 EVIL = '<b>&"x"'
 
 
@@ -58,6 +60,16 @@ def test_a_cell_is_sorted_by_its_value_or_else_its_text_and_shaded(write):
         "share",
         "class",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_an_empty_cell_is_no_choice_since_that_is_the_choice_of_all(tmp_path):
+    rows = [[Cell(text)] for text in ("cat", "", "dog")]
+    write_page("Title", [Section("S", [Table("T", ["class"], rows, choices=["class"])])], tmp_path / "x.html")
+    script = 'const said = {options: [...document.querySelectorAll("option")].map(o => o.textContent)};'
+    said, console = browse((tmp_path / "x.html").read_text(), tmp_path, script)
+    assert (said, console) == ({"options": ["all", "cat", "dog"]}, [])
 
 
 def test_pictures_are_in_the_page_with_their_tags_and_captions(write):

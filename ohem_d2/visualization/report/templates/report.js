@@ -41,7 +41,7 @@ function addFilters(place, items, names, tagsOf, withText) {
   };
   const selects = [];
   for (const name of names) {
-    const values = [...new Set(items.map(item => tagsOf(item)[name]).filter(value => value !== undefined))];
+    const values = [...new Set(items.map(item => tagsOf(item)[name]))].filter(value => value);  // "" is "all"
     if (values.length > 1) selects.push(addChoice(place, name, values, apply));
   }
   let input = null;
