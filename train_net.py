@@ -26,6 +26,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ohem_d2.engine import LazyTrainer, OHEMTrainer, launch_training, load_config, load_lazy_config
+from ohem_d2.engine.base_trainer import set_aside
 from ohem_d2.utils.files import remove_unfinished
 from ohem_d2.utils.locks import hold_lock
 from ohem_d2.utils.logs import held_records, keep_tracebacks_off_console
@@ -60,6 +61,8 @@ def run(args, stack: ExitStack):
                 hold_lock(Path(output_dir) / "training.lock", f"the output folder {output_dir}")
             )
             remove_unfinished(output_dir)
+            if getattr(args, "may_restart", False) and not args.resume:
+                set_aside(output_dir)  # early: what is started again must not resume the run before
         default_setup(cfg, args)
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ohem_d2")
         has_log = True

@@ -26,6 +26,7 @@ TABLE = {
     "_LOCAL_PROCESS_GROUP": ("detectron2.utils.comm", ["engine/launch.py"]),
     "_class_names": (VOC, ["evaluation/voc_evaluation.py"]),
     "_create_proposals_from_boxes": ("detectron2.modeling.roi_heads:CascadeROIHeads", [BOX_FORWARD]),
+    "_coco_api": ("detectron2.evaluation:COCOEvaluator", ["evaluation/coco_evaluation.py"]),
     "_derive_coco_results": (
         "detectron2.evaluation:COCOEvaluator",
         ["evaluation/coco_evaluation.py"],

@@ -8,7 +8,7 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch.nn.parallel import DistributedDataParallel
 
-from .finite_losses import FiniteLossesMixin, PlainAMPTrainer, PlainTrainer
+from .finite_losses import FiniteLossesMixin, PlainAMPTrainer, PlainTrainer, has_loss_scale
 
 
 def build_inner_trainer(model, data_loader, optimizer, num_batches: int, amp: bool) -> SimpleTrainer:
@@ -49,7 +49,7 @@ class AccumulatingTrainer(FiniteLossesMixin, SimpleTrainer):
             start = time.perf_counter()
             batch = next(self._batches)
             data_time += time.perf_counter() - start
-            self.batch_files += [x["file_name"] for x in batch if "file_name" in x]
+            self.batch_files += [x.get("file_name", "") for x in batch]
             with self._exchange_of_gradients(last=i == self.num_batches - 1):
                 with torch.autocast("cuda", enabled=self.amp):
                     losses = {name: loss / self.num_batches for name, loss in self.model(batch).items()}
@@ -68,5 +68,5 @@ class AccumulatingTrainer(FiniteLossesMixin, SimpleTrainer):
 
     def load_state_dict(self, state_dict) -> None:
         super().load_state_dict(state_dict)
-        if self.amp and "grad_scaler" in state_dict:
+        if self.amp and has_loss_scale(state_dict):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

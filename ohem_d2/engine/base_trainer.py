@@ -20,9 +20,12 @@ from ..utils.messages import name_some
 from ..utils.metrics import drop_rows
 from .batches import TrainingBatches
 
+__all__ = ["BaseTrainer", "set_aside"]
+
 logger = logging.getLogger(__name__)
 
-# Values of a figure that are kept in memory: Detectron2 looks at the last 1,000 of the time at most.
+# Values of a figure that are kept in memory, for each batch of an iteration: Detectron2 looks at the last
+# 1,000 of the time at most.
 _HISTORY = 1000
 
 
@@ -54,14 +57,15 @@ class BaseTrainer(TrainerBase):
         if comm.is_main_process() and resume:
             drop_rows(Path(self.checkpointer.save_dir, "metrics.json"), self.start_iter)
         elif comm.is_main_process():
-            _set_aside(Path(self.checkpointer.save_dir))
+            set_aside(self.checkpointer.save_dir)
 
     @property
     def _initial_weights(self) -> str:
         raise NotImplementedError
 
     def before_train(self) -> None:
-        self.storage.histories().default_factory = partial(HistoryBuffer, max_length=_HISTORY)
+        length = _HISTORY * getattr(self._trainer, "num_batches", 1)
+        self.storage.histories().default_factory = partial(HistoryBuffer, max_length=length)
         super().before_train()
         final = Path(self.checkpointer.save_dir) / "model_final.pth"
         if self.start_iter == self.max_iter and not final.exists():
@@ -69,6 +73,11 @@ class BaseTrainer(TrainerBase):
             self.iter = self.max_iter - 1
             self.checkpointer.save("model_final", iteration=self.iter)
             self.iter = self.max_iter
+
+    def after_train(self) -> None:
+        # Of a training that was done when it went on, Detectron2 counts one iteration more.
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
 
     @property
     def batch_files(self) -> list[str]:
@@ -128,8 +137,9 @@ class BaseTrainer(TrainerBase):
             logger.warning("Not restored, since the checkpoint lacks it: %s", lacks)
 
 
-def _set_aside(folder: Path) -> None:
+def set_aside(output_dir: str | Path) -> None:
     """Keep under other names what a run left that would be taken for that of the run which begins."""
+    folder = Path(output_dir)
     tag, metrics, left = folder / "last_checkpoint", folder / "metrics.json", []
     if tag.exists():
         os.replace(tag, f"{tag}.old")

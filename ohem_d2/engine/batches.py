@@ -21,7 +21,7 @@ class TrainingBatches:
     checkpoint needs no more than these.
 
     Attributes:
-        file_names: images of the last batch.
+        file_names: images of the last batch; "" where the loader does not say.
     """
 
     def __init__(self, loader: Iterable[list[dict[str, Any]]], seed: int):
@@ -44,7 +44,7 @@ class TrainingBatches:
         for batch in batches:
             self._num_done += 1
             self._drawn = loader.drawn if resumable else []
-            self.file_names = [x["file_name"] for x in batch]
+            self.file_names = [x.get("file_name", "") for x in batch]
             seed_generators(self._seed, comm.get_rank(), self._num_done)
             yield batch
 

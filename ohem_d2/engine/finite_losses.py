@@ -1,12 +1,15 @@
 """Steps of a training that end where a loss is not finite, before the weights change."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import Tensor
 
-__all__ = ["FiniteLossesMixin", "PlainTrainer", "PlainAMPTrainer"]
+__all__ = ["FiniteLossesMixin", "PlainTrainer", "PlainAMPTrainer", "has_loss_scale"]
+
+logger = logging.getLogger(__name__)
 
 
 class FiniteLossesMixin:
@@ -29,3 +32,15 @@ class PlainTrainer(FiniteLossesMixin, SimpleTrainer):
 
 class PlainAMPTrainer(FiniteLossesMixin, AMPTrainer):
     """`AMPTrainer` whose losses must be finite."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not has_loss_scale(state_dict):
+            state_dict = {**state_dict, "grad_scaler": self.grad_scaler.state_dict()}
+        super().load_state_dict(state_dict)
+
+
+def has_loss_scale(state_dict: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is of a training in mixed precision; a warning says so if not."""
+    if not state_dict.get("grad_scaler"):
+        logger.warning("Not restored, since the checkpoint lacks it: the loss scale, which starts over")
+    return bool(state_dict.get("grad_scaler"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT, launch
 from detectron2.utils import comm
 
 from .preemption import forward_signals
@@ -46,7 +46,7 @@ def launch_training(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     requeue, resumes.
 
     Args:
-        main: takes `args`.
+        main: takes `args`, with ``may_restart``: whether a launcher may start the process again.
         args: of Detectron2's ``default_argument_parser``.
 
     Raises:
@@ -60,9 +60,10 @@ def launch_training(main: Callable[[Namespace], Any], args: Namespace) -> Any:
             )
     except ValueError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    args.may_restart = place is not None
     if place is None:
         machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank}
-        with forward_signals() if args.num_gpus > 1 else nullcontext():
+        with forward_signals() if args.num_gpus * args.num_machines > 1 else nullcontext():
             return launch(main, args.num_gpus, **machines, dist_url=args.dist_url, args=(args,))
     args.resume = args.resume or (place.num_restarts > 0 and not args.eval_only)
     join(place)
@@ -133,12 +134,14 @@ def join(place: Place) -> None:
     # torchrun keeps its store when it starts all again: without a prefix, addresses of the dead are found.
     store = dist.PrefixStore(f"attempt{place.num_restarts}", store)
     backend = "nccl" if has_gpu else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    dist.init_process_group(backend, DEFAULT_TIMEOUT, store=store, rank=rank, world_size=world_size)
+    # Detectron2 takes the rank among those of the machine for the number of the GPU.
+    local_size = 1 if has_gpu and torch.cuda.device_count() == 1 else place.local_size
     if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(place.local_size)
+        comm.create_local_process_group(local_size)
     else:  # Detectron2 0.6
-        for first in range(0, place.world_size, place.local_size):
-            group = dist.new_group(list(range(first, first + place.local_size)))
-            if first <= place.rank < first + place.local_size:
+        for first in range(0, place.world_size, local_size):
+            group = dist.new_group(list(range(first, first + local_size)))
+            if first <= place.rank < first + local_size:
                 comm._LOCAL_PROCESS_GROUP = group
     comm.synchronize()

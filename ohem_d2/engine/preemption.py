@@ -49,6 +49,7 @@ class StopOnSignal(HookBase):
         self._checkpointer = checkpointer
         self._received, self._time = "", 0.0  # name of the signal
         self._is_interruptible = False
+        self.has_stopped = False
         self._handlers: dict[int, Any] = {}
         self._process = os.getpid()
         self._group: dist.ProcessGroup | None = None
@@ -86,6 +87,7 @@ class StopOnSignal(HookBase):
 
     def _stop(self) -> None:
         """Save a checkpoint and exit."""
+        self.has_stopped = True
         done = self.trainer.iter + 1
         if (
             done <= self.trainer.max_iter
@@ -156,6 +158,10 @@ class ResumableEvalHook(EvalHook):
             trainer.iter = trainer.storage.iter = done - 1  # the figures stand where they would have stood
             self._do_eval()
             trainer.iter = trainer.storage.iter = done
+
+    def after_train(self) -> None:
+        if not self._stop.has_stopped:  # by a signal in the last iteration
+            super().after_train()
 
     def state_dict(self) -> dict[str, int]:
         return {"num_iterations": self._num_iterations}

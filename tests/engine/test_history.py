@@ -27,3 +27,13 @@ def test_figures_of_the_past_are_written_and_not_kept(make_cfg, monkeypatch, tmp
     assert abs(kept.global_avg() - sum(seen) / 7) < 1e-9  # over all iterations
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.json").read_text().splitlines()]
     assert [row["iteration"] for row in rows if "total_loss" in row] == list(range(7))
+
+
+def test_figures_of_each_batch_are_kept_for_as_many_iterations(make_cfg, monkeypatch):  # noqa: F811
+    """Figures of mining come with each batch, and warnings look back 100 iterations."""
+    monkeypatch.setattr(base_trainer, "_HISTORY", 3)
+    opts = ("SOLVER.ACCUMULATE", "4", "MODEL.ROI_HEADS.NAME", "OHEMROIHeads")
+    trainer = OHEMTrainer(make_cfg("run", *opts))
+    trainer.train()
+    kept = trainer.storage.history("ohem/mean_loss").values()
+    assert [iteration for _, iteration in kept] == [i for i in (4, 5, 6) for _ in range(4)]

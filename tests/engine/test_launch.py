@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,85 @@ def test_what_is_started_again_resumes_but_tests_the_same_weights(monkeypatch, e
     monkeypatch.setattr(launch.dist, "destroy_process_group", lambda: None)
     args = Namespace(num_gpus=1, num_machines=1, resume=False, eval_only=eval_only)
     assert launch.launch_training(lambda args: args.resume, args) is not eval_only
+
+
+def test_what_a_launcher_may_start_again_never_resumes_the_run_before(
+    monkeypatch, load_script, tmp_path, caplog
+):
+    """The first attempt dies while it builds, before any checkpoint; the second resumes."""
+    script = load_script("train_net.py")
+    write_toy(tmp_path)
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "last_checkpoint").write_text("model_final.pth")
+
+    def fail(cfg):
+        raise ValueError("no such GPU")
+
+    monkeypatch.setattr(script, "OHEMTrainer", fail)
+    for name in ("default_setup", "setup_logger", "keep_tracebacks_off_console"):  # they outlive the test
+        monkeypatch.setattr(script, name, lambda *args, **kwargs: None)
+    config = ["--config-file", "configs/Base-FastRCNN-small.yaml"]
+    options = [*toy_options(tmp_path), "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(output)]
+    args = script.default_argument_parser().parse_args([*config, *options])
+    for may_restart, left in ((False, ["last_checkpoint"]), (True, ["last_checkpoint.old"])):
+        args.may_restart = may_restart
+        with pytest.raises(SystemExit, match="no such GPU"):
+            script.main(args)
+        assert [file.name for file in output.glob("last_checkpoint*")] == left
+    assert "renamed to .old: last_checkpoint" in caplog.text
+
+
+def test_only_what_a_launcher_started_may_be_started_again(monkeypatch):
+    args = Namespace(num_gpus=1, num_machines=1, machine_rank=0, dist_url="", resume=False, eval_only=False)
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    launch.launch_training(lambda args: None, args)
+    assert args.may_restart is False
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "join", lambda place: None)
+    monkeypatch.setattr(launch.dist, "destroy_process_group", lambda: None)
+    launch.launch_training(lambda args: None, args)
+    assert args.may_restart is True
+
+
+@pytest.mark.parametrize("num_gpus, num_machines, forwards", [(1, 1, 0), (2, 1, 1), (1, 2, 1)])
+def test_signals_reach_the_processes_that_are_started(monkeypatch, num_gpus, num_machines, forwards):
+    """Detectron2 starts one also for the only GPU of one of several machines."""
+    entered = []
+
+    @contextmanager
+    def forward_signals():
+        entered.append(True)
+        yield
+
+    monkeypatch.setattr(launch, "forward_signals", forward_signals)
+    monkeypatch.setattr(launch, "find_place", lambda env: None)
+    monkeypatch.setattr(launch, "launch", lambda main, *args, **kwargs: None)
+    launch.launch_training(
+        None, Namespace(num_gpus=num_gpus, num_machines=num_machines, machine_rank=0, dist_url="auto")
+    )
+    assert len(entered) == forwards
+
+
+@pytest.mark.parametrize("num_visible, device, local_size", [(1, 0, 1), (4, 3, 4)])
+def test_where_a_process_sees_one_gpu_alone_that_is_its_first(monkeypatch, num_visible, device, local_size):
+    """Detectron2 hands the rank among the processes of the machine to DDP as the number of the GPU."""
+    begun, devices, groups = [], [], []
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: num_visible)
+    monkeypatch.setattr(launch.torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(launch.dist, "rendezvous", lambda *args: iter([("store", 3, 4)]))
+    monkeypatch.setattr(launch.dist, "PrefixStore", lambda prefix, store: store)
+    monkeypatch.setattr(launch.dist, "init_process_group", lambda *args, **kwargs: begun.append(args))
+    monkeypatch.setattr(launch.dist, "new_group", lambda ranks: ranks)
+    monkeypatch.setattr(launch.comm, "synchronize", lambda: None)
+    monkeypatch.setattr(launch.comm, "_LOCAL_PROCESS_GROUP", None)
+    monkeypatch.setattr(launch.comm, "create_local_process_group", groups.append, raising=False)
+    launch.join(Place("srun", 3, 4, 3, 4, "tcp://node:1", 0))
+    assert devices == [device] and groups == [local_size]
+    assert begun == [("nccl", timedelta(minutes=30))]  # as Detectron2's launch: an evaluation may take long
 
 
 @pytest.mark.parametrize(

@@ -105,12 +105,32 @@ def test_a_signal_before_an_evaluation_is_heeded_before_it(make_cfg):  # noqa: F
     assert trainer.num_tests == 0
 
 
-def test_of_a_training_that_is_done_only_the_last_evaluation_is_made_again(make_cfg):  # noqa: F811
+def test_of_a_training_that_is_done_only_the_last_evaluation_is_made_again(make_cfg, tmp_path):  # noqa: F811
     cfg = make_cfg("run", *TEST)
     stopped(cfg, signalled(in_test=2))
     again = signalled()
     resumed = train(cfg, resume=True, trainer_class=again)
     assert resumed.images == [] and again.num_tests == 1
+    rows = read_metrics(tmp_path / "run/metrics.json")
+    assert [row["iteration"] for row in rows if "bbox/AP" in row] == [4, 7]  # as without a stop
+
+
+def test_a_signal_in_the_last_iteration_stops_once_and_leaves_its_figures(make_cfg, tmp_path, caplog):  # noqa: F811
+    cfg, saved = make_cfg("run", *TEST), []
+
+    class Saving(signalled(in_step=6)):
+        def build_hooks(self):
+            hooks, save = super().build_hooks(), self.checkpointer.save
+            self.checkpointer.save = lambda name, **kwargs: saved.append(name) or save(name, **kwargs)
+            return hooks
+
+    stopped(cfg, Saving)
+    assert saved.count("model_0000006") == 1 and Saving.num_tests == 1
+    assert caplog.text.count("stopped after 7 of 7 iterations") == 1
+    rows = read_metrics(tmp_path / "run/metrics.json")
+    assert "total_loss" in rows[-1] and rows[-1]["iteration"] == 6
+    again = signalled()
+    assert train(cfg, resume=True, trainer_class=again).images == [] and again.num_tests == 1
 
 
 def test_a_final_checkpoint_that_a_kill_prevented_is_written(make_cfg, tmp_path):  # noqa: F811

@@ -1,14 +1,18 @@
 """A run that was stopped and resumed trains as one that never stopped, to the bit (on the CPU)."""
 
+import json
 import logging
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import build_detection_train_loader
+from detectron2.engine import SimpleTrainer
 
 from ohem_d2.engine import OHEMTrainer, load_config
-from ohem_d2.utils.metrics import read_metrics
+from ohem_d2.engine.accumulation import AccumulatingTrainer
+from ohem_d2.engine.finite_losses import PlainAMPTrainer
+from ohem_d2.utils.metrics import drop_rows, read_metrics
 
 from ..toy import toy_options, write_toy
 
@@ -120,6 +124,54 @@ def test_the_metrics_of_a_resumed_run_have_each_iteration_once(make_cfg, tmp_pat
     train(cfg, resume=True, trainer_class=Writing)
     rows = read_metrics(tmp_path / "run/metrics.json")
     assert [row["iteration"] for row in rows] == list(range(7))
+
+
+def test_rows_behind_that_of_a_test_are_dropped_too(tmp_path):
+    """A test stands after the iterations that are written with it."""
+    file = tmp_path / "metrics.json"
+    rows = [{"iteration": i, "loss": 1.0} for i in (19, 39, 59, 49, 79)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row["iteration"] for row in read_metrics(file)] == [19, 39, 49, 59, 79]
+    with open(file, "a") as writer:  # of the run that goes on
+        drop_rows(file, 50)
+        writer.write('{"iteration": 59}\n')
+    assert [json.loads(line)["iteration"] for line in file.read_text().splitlines()] == [19, 39, 49, 59]
+
+
+def test_a_loader_that_names_no_files_trains(make_cfg):
+    class Nameless(OHEMTrainer):
+        @classmethod
+        def build_train_loader(cls, cfg):
+            batches = super().build_train_loader(cfg)
+            batches.loader = _without_names(batches.loader)
+            return batches
+
+    trainer = train(make_cfg("run", "SOLVER.MAX_ITER", "2"), trainer_class=Nameless)
+    assert trainer.images == [""] * 4
+
+
+def _without_names(loader):
+    for batch in loader:
+        yield [{key: value for key, value in x.items() if key != "file_name"} for x in batch]
+
+
+def test_a_run_that_goes_on_in_mixed_precision_says_that_the_loss_scale_starts_over(caplog):
+    """The checkpoint of a training in float32 has no loss scale or, with accumulation, an empty one."""
+    model = torch.nn.Linear(1, 1)
+    arguments = model, [], torch.optim.SGD(model.parameters(), 0.1)
+    before = SimpleTrainer(*arguments).state_dict()
+    for trainer, state in (
+        (PlainAMPTrainer(*arguments, torch.amp.GradScaler("cpu")), before),
+        (AccumulatingTrainer(*arguments, 2, True), {**before, "grad_scaler": {}}),
+    ):
+        trainer.grad_scaler = torch.amp.GradScaler("cpu")
+        caplog.clear()
+        trainer.load_state_dict(state)
+        assert "the loss scale, which starts over" in caplog.text
+        whole = {**before, "grad_scaler": {**trainer.grad_scaler.state_dict(), "scale": 8.0}}
+        caplog.clear()
+        trainer.load_state_dict(whole)
+        assert trainer.grad_scaler.get_scale() == 8 and caplog.text == ""
 
 
 def test_a_run_that_begins_in_the_folder_of_another_is_not_mixed_with_it(make_cfg, tmp_path, caplog):

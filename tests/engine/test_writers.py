@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from detectron2.utils.events import EventStorage, JSONWriter
+from detectron2.utils.events import EventStorage, EventWriter, JSONWriter
 
 from ohem_d2.engine.writers import PatientWriter
 from ohem_d2.utils.checkpoint import CheckedCheckpointer
@@ -42,6 +42,17 @@ def test_metrics_that_cannot_be_written_are_one_warning(tmp_path, caplog):
     assert warning.startswith(f"{file} cannot be written: ") and "training goes on" in warning
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert {0, 3} <= {row["iteration"] for row in rows}  # once there is room, it goes on
+
+
+def test_pictures_that_cannot_be_written_do_not_pile_up():
+    class Broken(EventWriter):
+        def write(self):
+            raise OSError("no space left")
+
+    with EventStorage() as storage:
+        storage.put_image("mined", torch.zeros(3, 4, 4))
+        PatientWriter(Broken()).write()
+        assert storage._vis_data == []
 
 
 def test_a_checkpoint_that_does_not_fit_is_named_and_the_last_good_one_stays(tmp_path):
