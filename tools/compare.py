@@ -48,6 +48,7 @@ from ohem_d2.comparison import (
     Variant,
     arms_of_files,
     check_arms,
+    check_records,
     check_scipy,
     check_trials,
     compare_records,
@@ -186,7 +187,7 @@ def prepare(args: argparse.Namespace, tests: Mapping[str, Sequence[str]], begun:
         check_trials(try_all(tested, args.output, args.jobs, count=False))
     for warning in describe_unequal_starts(trials):
         logger.warning("%s", warning)
-    keep_settings(args.output, args.base, args.opts, data)
+    keep_settings(args.output, args.base, args.opts, data, [arm.name for arm in arms])
     if seconds and plan:
         logger.info("As planned before: %s/plan.json; remove it to plan anew", args.output)
     if seconds and not plan:
@@ -194,10 +195,11 @@ def prepare(args: argparse.Namespace, tests: Mapping[str, Sequence[str]], begun:
         plan = make_plan(list(trials.values()), left, args.jobs, args.seeds and len(args.seeds))
         logger.info("%s", describe_plan(plan, trials, args.jobs, spread(args)))
         keep_plan(args.output, plan)
-    if plan is None:
-        return runs
-    runs = make_runs(args.base, arms, args.seeds or range(plan.num_seeds), data, args.opts)
-    return shorten(runs, trials, plan)
+    if plan is not None:
+        runs = make_runs(args.base, arms, args.seeds or range(plan.num_seeds), data, args.opts)
+        runs = shorten(runs, trials, plan)
+    check_records(args.output, runs)
+    return runs
 
 
 def spread(args: argparse.Namespace) -> tuple[float, str]:

@@ -17,7 +17,7 @@ from .planning import (
 from .progress import describe_progress, read_progress, show_progress
 from .report import check_arms, compare_records, write_report
 from .runs import arguments, read_curve, read_roi_losses, run_once, write_json
-from .sweep import Record, Sweep, keep_settings, read_records
+from .sweep import Record, Sweep, check_records, keep_settings, read_records
 from .tables import check_equal_tests, describe_environment, render_changes, render_table
 from .trials import check_trials, describe_unequal_starts, try_all
 
@@ -35,6 +35,7 @@ __all__ = [
     "best_arm",
     "check_arms",
     "check_equal_tests",
+    "check_records",
     "check_scipy",
     "check_trials",
     "compare_records",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..utils.text_files import read_json
 from .children import Stopped, end_with_children, is_stopping, stop_children, wait_for_children
-from .runs import run_once, write_json
+from .runs import is_done, run_once, write_json
 
 __all__ = ["JobLauncher", "RunJob", "parse_parameters"]
 
@@ -78,6 +78,8 @@ class JobLauncher:
         gpu: str = "",
     ) -> dict[str, Any]:
         """As `run_once`; the job has the GPUs that its parameters ask for, not `gpu`."""
+        if not eval_only and is_done(folder):
+            return run_once(config, seed, folder, opts)  # what was made before
         job = self._waiting(folder) or self._submit(folder, (config, seed, folder, list(opts), eval_only))
         while not job.done():
             if is_stopping():

@@ -86,8 +86,24 @@ def make_plan(trials: Sequence[Trial], seconds: float, jobs: int = 1, num_seeds:
         ValueError: not even the least fits; says what would.
     """
     available = seconds * (1 - _RESERVE)
-    quarters = all(_is_cheap(trial) for trial in trials)
-    trials = [_tested(trial, quarters) for trial in trials]
+    try:
+        tested = _fit([_tested(trial, True) for trial in trials], available, jobs, num_seeds)
+    except _TooShortError:
+        tested = None
+    if tested is not None and all(_is_cheap(trial, tested.part) for trial in trials):
+        return replace(tested, quarters=True)
+    try:
+        return _fit(trials, available, jobs, num_seeds)
+    except _TooShortError as error:
+        left = f"{max(seconds, 0) / 60:.0f} min, left after the trials"
+        raise ValueError(f"{left}, are too short: {error}") from None
+
+
+class _TooShortError(ValueError):
+    """Of a time into which not even the least fits; says how long that takes."""
+
+
+def _fit(trials: Sequence[Trial], available: float, jobs: int, num_seeds: int | None) -> Plan:
     fixed = sum(trial["start_seconds"] + _num_tests(trial) * trial["test_seconds"] for trial in trials)
     iterating = sum(trial["seconds_per_iteration"] * _max_iter(trial) for trial in trials)
 
@@ -106,11 +122,10 @@ def make_plan(trials: Sequence[Trial], seconds: float, jobs: int = 1, num_seeds:
         num = least
         while num_seeds is None and part == 1 and num < _MAX_SEEDS and duration(num + 1, 1) <= available:
             num += 1
-        return Plan(num, part, duration(num, part), quarters)
-    needed = duration(least, least_part) / (1 - _RESERVE)
-    raise ValueError(
-        f"{max(seconds, 0) / 60:.0f} min, left after the trials, are too short: {least} seeds of "
-        f"{least_part:.0%} of the schedule take {math.ceil(needed / 60)} min, {jobs} at a time"
+        return Plan(num, part, duration(num, part))
+    needed = math.ceil(duration(least, least_part) / (1 - _RESERVE) / 60)
+    raise _TooShortError(
+        f"{least} seeds of {least_part:.0%} of the schedule take {needed} min, {jobs} at a time"
     )
 
 
@@ -151,9 +166,9 @@ def _num_tests(trial: Trial) -> int:
     return math.ceil(_max_iter(trial) / period) if period > 0 else 1
 
 
-def _is_cheap(trial: Trial) -> bool:
-    """Whether three tests more take no more than a tenth of the time of the training."""
-    return 3 * trial["test_seconds"] <= 0.1 * trial["seconds_per_iteration"] * _max_iter(trial)
+def _is_cheap(trial: Trial, part: float) -> bool:
+    """Whether three tests more take no more than a tenth of the time of this part of the training."""
+    return 3 * trial["test_seconds"] <= 0.1 * trial["seconds_per_iteration"] * part * _max_iter(trial)
 
 
 def _tested(trial: Trial, quarters: bool) -> Trial:

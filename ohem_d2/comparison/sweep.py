@@ -13,7 +13,7 @@ from .children import Stopped
 from .gpus import GPUs
 from .runs import run_once, write_json
 
-__all__ = ["Record", "Sweep", "keep_settings", "read_records"]
+__all__ = ["Record", "Sweep", "check_records", "keep_settings", "read_records"]
 
 logger = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -28,8 +28,10 @@ def read_records(file: Path) -> list[Record]:
     return rows
 
 
-def keep_settings(output: Path, base: str, opts: Sequence[str], data: Sequence[Variant]) -> None:
-    """Keep in OUTPUT/comparison.json what all arms have in common.
+def keep_settings(
+    output: Path, base: str, opts: Sequence[str], data: Sequence[Variant], arms: Sequence[str] = ()
+) -> None:
+    """Keep in OUTPUT/comparison.json what all arms have in common, and their order.
 
     Raises:
         ValueError: OUTPUT holds runs of another base config, other overrides or other data of one name.
@@ -49,7 +51,29 @@ def keep_settings(output: Path, base: str, opts: Sequence[str], data: Sequence[V
     ]:
         if before != asked:
             raise ValueError(f"{output} was made with {key} {before}, not {asked}; choose another --output")
-    write_json(file, {**was, "data": {**was["data"], **now["data"]}})
+    write_json(file, {**was, "data": {**was["data"], **now["data"]}, "arms": _order(output, arms)})
+
+
+def _order(output: Path, arms: Sequence[str]) -> list[str]:
+    """The arms of OUTPUT as the calls named them, with and without rows; then `arms`."""
+    file, records = output / "comparison.json", read_records(output / "results.json")
+    named = read_json(file).get("arms", []) if file.exists() and records else []
+    return list(dict.fromkeys([*named, *(record["arm"] for record in records), *arms]))
+
+
+def check_records(output: Path, runs: Sequence[Run]) -> None:
+    """Raise ValueError if an arm has rows in OUTPUT that were made in another way than `runs` will be."""
+    made: dict[tuple[str, str], Record] = {
+        (record.get("data", ""), record["arm"]): record for record in read_records(output / "results.json")
+    }
+    for run in runs:
+        record = made.get((run.data, run.arm), {})
+        before, now = record.get("options", []), [run.config, *run.opts]
+        if before and [before[0], *before[2:]] != now:
+            raise ValueError(
+                f"{record['folder']} of {output} was made with {before}, not with {now} and a seed; rename "
+                "the arm or choose another --output"
+            )
 
 
 class Sweep:
@@ -79,7 +103,11 @@ class Sweep:
 
         self._restore()
         calls = [lambda run=run: make(run) for run in self._runs]
-        return self._make_all(calls, "results.json", [run.arm for run in self._runs])
+        return self._make_all(calls, "results.json", self._order())
+
+    def _order(self) -> list[str]:
+        """All arms of the output folder."""
+        return _order(self._output, [run.arm for run in self._runs])
 
     def _restore(self) -> None:
         """On another machine, where of all runs nothing but the records is left: what they say is done."""
@@ -102,7 +130,7 @@ class Sweep:
 
         pairs = [(run, test) for run in self._runs for test in tests]
         calls = [lambda run=run, test=test: make(run, test) for run, test in pairs]
-        order = [f"{arm} {test}" for arm in dict.fromkeys(run.arm for run in self._runs) for test in tests]
+        order = [f"{arm} {test}" for arm in self._order() for test in tests]
         return self._make_all(calls, "tests.json", order)
 
     def _make(self, run: Run, folder: str, opts: Sequence[str], eval_only: bool) -> Record:
@@ -114,7 +142,7 @@ class Sweep:
     ) -> list[Exception]:
         failed: list[Exception] = []
         lock, file = Lock(), self._output / name
-        arms = list(dict.fromkeys([*(record["arm"] for record in read_records(file)), *order]))
+        arms = list(dict.fromkeys([*order, *(record["arm"] for record in read_records(file))]))
 
         def make(call: Callable[[], Record]) -> None:
             try:

@@ -1,5 +1,7 @@
 """Every config of a comparison is built, in a process of its own, before the first one trains."""
 
+import hashlib
+import json
 import logging
 import sys
 import time
@@ -8,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ..engine import read_part
 from ..utils.text_files import read_json
 from .arms import Run
 from .children import run_child
@@ -24,7 +27,7 @@ Trial = dict[str, Any]  # see `trial.try_config`
 def try_all(
     runs: Sequence[Run], output: Path, jobs: int = 1, count: bool = True, num_iterations: int = 0
 ) -> dict[tuple[str, str], Trial]:
-    """Try every arm on every data set, with seed 0; what was tried before is not tried again.
+    """Try every arm on every data set, with seed 0; what was tried before, unchanged, is not tried again.
 
     Args:
         runs: see `make_runs`.
@@ -70,7 +73,17 @@ def _read(run: Run, output: Path, needed: Set[str]) -> Trial | None:
     """The trial of an earlier call, if it was of this config and found what is needed."""
     file = _file(run, output)
     before: Trial = read_json(file) if file.exists() else {}
-    return before if before.get("options") == _options(run) and before.keys() >= needed else None
+    is_same = (before.get("options"), before.get("config")) == (_options(run), _digest(run.config))
+    return before if is_same and before.keys() >= needed else None
+
+
+def _digest(config: str) -> str:
+    """Of what a config file and its bases say; "" of one that cannot be read, which the trial will tell."""
+    try:
+        content = read_part(config)
+    except (OSError, ValueError):
+        return ""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _try(run: Run, output: Path, wanted: Sequence[str], gpu: str) -> Trial | str:
@@ -88,7 +101,7 @@ def _try(run: Run, output: Path, wanted: Sequence[str], gpu: str) -> Trial | str
     if code != 0:
         last = (log.read_text(errors="replace").splitlines() or [""])[-1]
         return f"{name}: {last} (see {log})"
-    trial = {"options": _options(run), **read_json(file)}
+    trial = {"options": _options(run), "config": _digest(run.config), **read_json(file)}
     # What any run takes beside training and testing: to start Python, to build, to end.
     trial["start_seconds"] = time.monotonic() - begun - trial["measured_seconds"]
     write_json(file, trial)

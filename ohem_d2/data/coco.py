@@ -1,10 +1,11 @@
 """Data sets in COCO layout: Detectron2's loader with clear errors."""
 
+import codecs
 import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from detectron2.data.datasets import load_coco_json
 
 from ..utils.messages import brief, name_some, one_line
 
-__all__ = ["leads_outside", "load_coco"]
+__all__ = ["MARKED", "has_mark", "has_outline", "leads_outside", "load_coco"]
 
+MARKED = "it begins with a byte order mark, which readers of COCO JSON refuse; save it as UTF-8 without"
 # What Detectron2 and pycocotools raise for a file that is none of COCO's.
 _DAMAGED = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError),
@@ -51,6 +53,8 @@ def load_coco(
     """
     if not os.path.isfile(json_file):
         raise FileNotFoundError(f"data set {name!r}: annotation file {json_file} does not exist")
+    if has_mark(json_file):
+        raise ValueError(f"{json_file}: {MARKED}")
     try:
         with _with_ignore_as_crowd(json_file) as file:
             dicts = load_coco_json(file, image_root, name, extra_annotation_keys=list(ignore))
@@ -69,6 +73,12 @@ def load_coco(
     _mark_crowds(dicts, ignore)
     _require_images(dicts, image_root)
     return dicts
+
+
+def has_mark(file: str | Path) -> bool:
+    """Whether a file begins with the byte order mark of UTF-8."""
+    with open(file, "rb") as stream:
+        return stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 @contextmanager
@@ -110,6 +120,17 @@ def _require_distinct(json_file: str, num_images: int) -> None:
     ids = Counter(image["id"] for image in json.loads(text)["images"])
     if again := [str(image_id) for image_id, times in ids.items() if times > 1]:
         raise ValueError(f"{json_file}: {len(again)} ids belong to several images: {name_some(again)}")
+
+
+def has_outline(annotation: Mapping[str, Any]) -> bool:
+    """Whether the ``segmentation`` is a mask, or has a polygon of three points or more.
+
+    An object whose polygons are all shorter is left out by Detectron2, box and all.
+    """
+    outline = annotation.get("segmentation")
+    polygons = outline if isinstance(outline, list) else []
+    long = any(isinstance(p, list) and len(p) % 2 == 0 and len(p) >= 6 for p in polygons)
+    return long or (isinstance(outline, dict) and bool(outline))
 
 
 def leads_outside(path: str | Path, folder: str | Path) -> bool:

@@ -2,12 +2,31 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["atomic_file", "remove_unfinished"]
+__all__ = ["atomic_file", "find_files", "remove_unfinished"]
+
+
+def find_files(folder: str | Path, suffixes: Collection[str]) -> list[Path]:
+    """The files below a folder with one of the suffixes (lower case, with the dot), in a fixed order.
+
+    What is hidden is left out. Links are followed, but into no folder twice.
+    """
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
+                found.append(Path(parent, name))
+    return found
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """Images of a folder; the size of an image from its header, and whether it can be read."""
 
-import os
 from pathlib import Path
 
 from detectron2.data.detection_utils import read_image
 from PIL import Image, UnidentifiedImageError
 
+from .files import find_files
 from .messages import one_line
 
 __all__ = [
@@ -24,14 +24,8 @@ _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """The images below a folder, in a fixed order; what is hidden is left out."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith("."):
-                found.append(Path(parent, name))
-    return found
+    """The images below a folder, as `find_files`."""
+    return find_files(folder, IMAGE_EXTENSIONS)
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:

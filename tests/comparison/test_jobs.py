@@ -85,6 +85,17 @@ def test_a_job_that_another_process_left_is_waited_for_and_one_that_is_over_is_q
     assert launcher("c.yaml", 1, tmp_path / "a", ()) == "new"
 
 
+def test_a_run_that_is_done_is_not_queued_again(launcher, tmp_path):
+    launcher._executor = queue = Queue()
+    done = {"figures": {"bbox/AP": 1.0}, "options": ["c.yaml", 1, "K", "V"]}
+    jobs.write_json(tmp_path / "a/result.json", done)
+    jobs.write_json(tmp_path / "a/job.json", {"job_id": "7"})
+    queue.known["7"] = Job("7", 0)
+    assert launcher("c.yaml", 1, tmp_path / "a", ("K", "V")) == done and queue.submitted == []
+    with pytest.raises(ValueError, match="was made with"):
+        launcher("c.yaml", 1, tmp_path / "a", ("K", "W"))
+
+
 def test_a_job_that_failed_is_told_with_its_log(launcher, tmp_path):
     launcher._executor = Queue(Job("7", error=RuntimeError("Traceback\n  File x\nValueError: bad\n")))
     with pytest.raises(RuntimeError, match="^.*/a: job 7 failed; job.err ends: ValueError: bad$"):

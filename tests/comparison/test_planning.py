@@ -80,6 +80,15 @@ def test_cheap_tests_are_made_after_each_quarter_where_the_config_has_one_at_the
     assert "4 test(s)" in describe_plan(Plan(1, 1.0, 66, True), trials, 1, SPREAD)
 
 
+def test_tests_that_are_cheap_beside_the_whole_schedule_alone_take_nothing_from_a_part_of_it():
+    # 3 tests of 33 s are less than a tenth of 1,000 s, and more than one of 500 s.
+    # Of 1,000 s 900 are planned: two seeds have 450, 76 of it fixed: 374 / 2,000. Of 3,600 three have 1,080
+    arms = [trial(1.0, 1000, start=5.0, test=33.0)] * 2
+    assert make_plan(arms, 1000) == Plan(2, 0.18, 2 * (76 + 0.18 * 2000))
+    assert make_plan(arms, 3600) == Plan(3, 0.5, 3 * 1076)
+    assert make_plan(arms, 100_000).quarters
+
+
 def test_more_jobs_than_runs_do_not_help():
     # Two runs of two arms at a time, though eight might be: one seed 75 s, 900 / 75 = 12, all 8 at a time
     # only from the fourth seed on: 20 seeds take 20 * 150 / 8 = 375 s.

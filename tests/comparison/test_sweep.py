@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from ohem_d2.comparison import Stopped, Sweep, Variant, keep_settings, make_runs, read_records
+from ohem_d2.comparison import Stopped, Sweep, Variant, check_records, keep_settings, make_runs, read_records
 
 
 def record(folder, seed, ap=1.0):
@@ -73,6 +73,37 @@ def test_the_first_arm_stays_the_first_whichever_run_ends_first(tmp_path):
 
     Sweep(runs("plain", "ohem", "next", seeds=[0]), tmp_path, jobs=2, launch=OhemFirst()).train()
     assert [arm for _, arm, _ in rows(tmp_path)] == ["plain", "ohem", "next"]
+
+
+def test_the_first_arm_stays_the_first_where_it_was_stopped_before_it_had_a_row(tmp_path):
+    keep_settings(tmp_path, "base.yaml", [], [], ["plain", "ohem"])
+    Sweep(runs("plain", "ohem", seeds=[0]), tmp_path, launch=Launch("plain/seed0", Stopped)).train()
+    assert rows(tmp_path) == [("ohem/seed0", "ohem", 0)]
+    keep_settings(tmp_path, "base.yaml", [], [], ["plain", "ohem"])
+    sweep = Sweep(runs("plain", "ohem", seeds=[0]), tmp_path, launch=Launch())
+    sweep.train()
+    assert [arm for _, arm, _ in rows(tmp_path)] == ["plain", "ohem"]
+    keep_settings(tmp_path, "base.yaml", [], [], ["next", "ohem"])
+    Sweep(runs("next", "ohem", seeds=[0]), tmp_path, launch=Launch()).train()
+    assert [arm for _, arm, _ in rows(tmp_path)] == ["plain", "ohem", "next"]
+    Sweep(runs("ohem", seeds=[0]), tmp_path, launch=Launch()).test({"x": []})
+    Sweep(runs("plain", seeds=[0]), tmp_path, launch=Launch()).test({"x": []})
+    assert [arm for _, arm, _ in rows(tmp_path, "tests.json")] == ["plain x", "ohem x"]
+
+
+def test_rows_of_an_arm_that_was_made_in_another_way_are_not_mixed_with_new_ones(tmp_path):
+    check_records(tmp_path, runs("a"))
+    row = {**record(None, 0), "arm": "a", "folder": "a/seed0", "options": ["base.yaml", 0, "ARM", "a"]}
+    (tmp_path / "results.json").write_text(json.dumps([row]))
+    check_records(tmp_path, runs("a", "b", seeds=[5]))
+    check_records(tmp_path, runs("a", data=[Variant("x", ("K", "V"))]))  # of other data
+    other = make_runs("base.yaml", [Variant("a", ("ARM", "c"))], [5])
+    shortened = make_runs("base.yaml", [Variant("a", ("ARM", "a", "SOLVER.MAX_ITER", "5"))], [5])
+    for planned in (other, shortened, make_runs("other.yaml", [Variant("a", ("ARM", "a"))], [5])):
+        with pytest.raises(
+            ValueError, match="^a/seed0 of .* was made with .*; rename the arm or choose anoth"
+        ):
+            check_records(tmp_path, planned)
 
 
 def test_rows_of_two_data_sets_do_not_replace_each_other(tmp_path):

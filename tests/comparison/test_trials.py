@@ -115,6 +115,16 @@ def test_what_was_tried_is_tried_again_with_other_overrides_or_to_measure_more(a
     assert len(answers.commands) == 4
 
 
+def test_what_was_tried_is_tried_again_when_its_config_or_a_base_of_it_was_edited(answers, tmp_path):
+    (tmp_path / "base.yaml").write_text("SOLVER: {MAX_ITER: 5000}\n")
+    (tmp_path / "config.yaml").write_text("_BASE_: base.yaml\nSEED: 1\n")
+    runs = make_runs(str(tmp_path / "config.yaml"), [Variant("a")], [0])
+    for times, text in enumerate(("5000", "5000 # the same", "300"), 1):
+        (tmp_path / "base.yaml").write_text(f"SOLVER:\n  MAX_ITER: {text}\n")
+        try_all(runs, tmp_path)
+        assert len(answers.commands) == (1 if times < 3 else 2)
+
+
 def test_all_configs_that_cannot_be_built_are_told_at_once(answers, tmp_path):
     answers.wrong = "WRONG"
     with pytest.raises(ValueError) as error:

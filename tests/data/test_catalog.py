@@ -138,6 +138,14 @@ def test_an_id_of_two_images_is_refused(write, coco_root):
         DatasetCatalog.get("pets_small")
 
 
+def test_coco_json_with_a_byte_order_mark_is_refused_since_evaluation_would_fail(write, coco_root):
+    file = coco_root / "val.json"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    register_catalog(write(COCO))
+    with pytest.raises(ValueError, match="val.json: it begins with a byte order mark.*as UTF-8 without$"):
+        DatasetCatalog.get("pets_small")
+
+
 def test_coco_faults_are_found_when_the_split_is_loaded(write, coco_root):
     register_catalog(write(COCO + "  classes: [dog, cat]\n"))
     with pytest.raises(ValueError, match=r"lists classes \['dog', 'cat'\] but .*json holds \['cat', 'dog'\]"):

@@ -2,7 +2,7 @@ import json
 import struct
 
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from ohem_d2.data import register_catalog, write_proposals
@@ -213,6 +213,21 @@ def test_a_coco_file_without_fault_has_no_problem(coco):
         str(check_dataset("street_val"))
         == "street_val: 1 images, 1 objects (0 difficult), no proposals, no problem"
     )
+
+
+def test_an_outline_for_which_detectron2_leaves_out_the_object_is_a_problem(coco):
+    text = "its segmentation has no polygon of three points, for which training leaves the object out"
+    for outline, problems in (([[]], 1), ([[1, 2, 3, 4]], 1), ([[1, 1, 9, 1, 9, 9]], 0), ([], 0)):
+        found = coco(lambda content, o=outline: content["annotations"][0].update(segmentation=o))
+        assert found == [("val.json", f"annotation 1: {text}")] * problems
+        assert len(DatasetCatalog.get("street_val")[0]["annotations"]) == 1 - problems
+
+
+def test_a_byte_order_mark_is_a_problem(coco, tmp_path):
+    coco()
+    (tmp_path / "coco/val.json").write_text((tmp_path / "coco/val.json").read_text(), encoding="utf-8-sig")
+    ((file, text),) = found("street_val")
+    assert file == "val.json" and text.startswith("it begins with a byte order mark")
 
 
 def test_classes_in_another_order_than_in_the_file_are_a_problem_before_it_is_loaded(coco, tmp_path):

@@ -124,6 +124,75 @@ def test_defects_of_xml_are_listed_and_left_out(tmp_path):
     assert boxes["e"][1] == ("dog", (34, 6, 64, 30))
 
 
+def test_the_image_of_xml_is_the_one_that_it_names_not_a_mask_of_the_same_stem(tmp_path):
+    """As Oxford-IIIT Pet has them: photographs, and beside the XML their masks."""
+    for stem in OBJECTS:
+        draw(tmp_path / f"images/{stem}.jpg", stem)
+        draw(tmp_path / f"annotations/masks/{stem}.png", stem)
+        write_xml(tmp_path / f"annotations/xmls/{stem}.xml", stem)
+    found = read_folder(tmp_path)
+    assert {image.path for image in found.images} == {tmp_path / f"images/{stem}.jpg" for stem in OBJECTS}
+    replace(tmp_path / "annotations/xmls/a.xml", "a.jpg", "renamed.jpg")  # then the nearest
+    assert tmp_path / "annotations/masks/a.png" in {image.path for image in read_folder(tmp_path).images}
+
+
+def test_an_image_is_not_taken_again_by_another_xml(tmp_path):
+    LAYOUTS["labelimg"](tmp_path)
+    write(tmp_path / "old/a.xml", (tmp_path / "a.xml").read_text().replace("cat", "dog"))
+    found = read_folder(tmp_path)
+    assert sorted(image.path.stem for image in found.images) == sorted(OBJECTS)
+    assert boxes_of(found)["a"][0][0] == "cat"
+    assert texts(found) == [f"{tmp_path}/a.jpg is also that of {tmp_path}/a.xml; this one is left out"]
+
+
+def test_links_to_folders_are_followed_but_not_for_ever(tmp_path):
+    LAYOUTS["voc"](tmp_path / "disk")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/set").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/round").symlink_to(tmp_path / "disk")
+    found = read_folder(tmp_path / "data")
+    assert sorted(image.path.stem for image in found.images) == sorted(OBJECTS) and not found.problems
+
+
+def test_images_of_one_id_are_left_out(tmp_path):
+    LAYOUTS["cvat"](tmp_path)
+    file = tmp_path / "annotations/instances_default.json"
+    content = json.loads(file.read_text())
+    content["images"][1]["id"] = content["images"][0]["id"]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 1]
+    file.write_text(json.dumps(content))
+    found = read_folder(tmp_path)
+    assert texts(found) == ["1 ids belong to several images: 0; these are left out"]
+    assert sorted(image.path.stem for image in found.images) == ["d", "e", "f", "g"]
+
+
+def test_an_image_of_two_files_with_other_objects_is_incomplete(tmp_path):
+    LAYOUTS["cvat"](tmp_path)
+    file = tmp_path / "annotations/instances_default.json"
+    content = json.loads(file.read_text())
+    write(tmp_path / "annotations/instances_more.json", file.read_text())
+    found = read_folder(tmp_path)
+    assert len(texts(found)) == 6 and not any(image.is_incomplete for image in found.images)
+    content["annotations"][0]["bbox"][0] += 1  # of a
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 3]
+    write(tmp_path / "annotations/instances_more.json", json.dumps(content))
+    assert [i.path.stem for i in read_folder(tmp_path).images if i.is_incomplete] == ["a"]
+
+
+def test_an_outline_without_three_points_is_dropped_and_its_object_kept(tmp_path):
+    """For such an outline Detectron2 leaves out the object."""
+    LAYOUTS["cvat"](tmp_path)
+    file = tmp_path / "annotations/instances_default.json"
+    content = json.loads(file.read_text())
+    whole = {"size": [48, 64], "counts": "x"}
+    outlines = [[[]], [[1, 2, 3, 4]], whole, [[1, 2, 3, 4], [1, 1, 9, 1, 9, 9]], []]
+    for annotation, outline in zip(content["annotations"], outlines):
+        annotation["segmentation"] = outline
+    file.write_text(json.dumps(content))
+    kept = [a.get("segmentation") for image in read_folder(tmp_path).images for a in image.annotations]
+    assert kept[:5] == [None, None, whole, outlines[3], None]
+
+
 def test_defects_of_coco_are_listed_and_left_out(tmp_path):
     LAYOUTS["cvat"](tmp_path)
     file = tmp_path / "annotations/instances_default.json"
@@ -179,6 +248,22 @@ def test_class_names_of_yolo_may_stand_in_a_text_file_and_the_split_in_lists(tmp
         read_folder(tmp_path)
     write(tmp_path / "classes.txt", "cat\ndog\n")
     assert read_folder(tmp_path).classes == CLASSES
+
+
+def test_files_of_yolo_may_be_of_windows(tmp_path):
+    for split, stem in (("train", "a"), ("val", "b c")):
+        draw(tmp_path / f"images/{stem}.jpg", stem)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / f"labels/{stem}.txt").write_text("0 .5 .5 .1 .1\n", encoding="utf-8-sig")
+        (tmp_path / f"{split}.txt").write_text(f"C:\\data\\images\\{stem}.jpg\r\n", encoding="utf-8-sig")
+    write(tmp_path / "data.yaml", "{train: train.txt, val: val.txt, names: [cat, dog]}")
+    found = read_folder(tmp_path)
+    assert {i.path.stem: (i.split, len(i.annotations)) for i in found.images} == {
+        "a": ("train", 1), "b c": ("val", 1),
+    }  # fmt: skip
+    (tmp_path / "data.yaml").unlink()
+    (tmp_path / "classes.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert read_folder(tmp_path).classes == ["cat", "dog"]
 
 
 def test_images_of_one_name_are_in_the_list_that_has_their_folder(tmp_path):

@@ -117,6 +117,15 @@ def test_a_split_holds_out_a_fifth_of_each_class_and_trains_on_all(tmp_path):
     assert [image.split for image in images] != first
 
 
+def test_a_split_of_many_small_classes_holds_out_a_fifth_too():
+    images = labelled(*[[f"c{k}"] for k in range(100) for _ in range(4)], *[[f"one{k}"] for k in range(9)])
+    draw_split(images)
+    held = [image.annotations[0]["category"] for image in images if image.split == "val"]
+    assert 80 <= len(held) <= 82 and max(Counter(held).values()) <= 3  # of 409
+    trained = {image.annotations[0]["category"] for image in images if image.split == "train"}
+    assert len(trained) == 109
+
+
 def test_a_split_of_few_images_holds_out_one_whose_class_is_trained_on():
     images = labelled(["cat"], ["cat"], ["dog"])
     draw_split(images)

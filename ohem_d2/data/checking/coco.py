@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from ...utils.messages import brief
 from ...utils.text_files import read_json
-from ..coco import leads_outside
+from ..coco import MARKED, has_mark, has_outline, leads_outside
 from .report import Report, check_image, describe_box, repeated
 
 __all__ = ["check_coco"]
@@ -55,6 +55,8 @@ def _load(report: Report, path: str) -> Mapping[str, Any] | None:
     if not isinstance(content, dict) or not all(isinstance(content.get(key, []), list) for key in _LISTS):
         report.add(path, f"not a COCO file: it has to hold the lists {', '.join(_LISTS)}")
         return None
+    if has_mark(path):
+        report.add(path, MARKED)
     for key in _LISTS[:2]:
         if not content.get(key):
             report.add(path, f"{key} is missing or empty")
@@ -135,6 +137,9 @@ def _check_annotation(
         return
     x, y, width, height = box
     size = sizes.get(image_id) if isinstance(image_id, (int, str)) else None
+    if annotation.get("segmentation") and not has_outline(annotation):
+        text = "its segmentation has no polygon of three points, for which training leaves the object out"
+        report.add(path, f"{where}: {text}")
     problem = describe_box((x, y, x + width, y + height), size)
     if problem:
         report.add(path, f"{where}, image {image_id}: box [{x:g}, {y:g}, {width:g}, {height:g}] {problem}")

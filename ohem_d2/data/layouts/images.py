@@ -24,21 +24,23 @@ class ImageIndex:
             for key in (path.name, path.stem):
                 self._by_name.setdefault(key, []).append(path)
 
-    def find(self, name: str, near: Path, split: str | None = None) -> Path | None:
+    def find(self, name: str, near: Path, split: str | None = None, named: str | None = None) -> Path | None:
         """The image that the file `near` calls `name`: a path, URL, name, or name without extension.
 
-        Of several with that name, the one whose path ends most like `name`, lies in a folder called `split`,
-        and lies nearest to `near`. None if there is none. A prefix of an upload may be missing on disk.
+        Of several with that name, the one that is called `named`, whose path ends most like `name`, that lies
+        in a folder called `split`, and lies nearest to `near`. None if there is none. A prefix of an upload
+        may be missing on disk.
         """
         parts = name.replace("\\", "/").split("/")
         decoded = unquote(parts[-1])
         names = parts[-1], decoded, _UPLOAD_PREFIX.sub("", decoded)
         found = next((self._by_name[n] for n in names if n in self._by_name), [])
 
-        def likeness(path: Path) -> tuple[int, bool, int, int]:
+        def likeness(path: Path) -> tuple[bool, int, bool, int, int]:
             relative = path.relative_to(self.folder).parts
             tail = len(os.path.commonprefix([parts[-2::-1], list(relative[-2::-1])]))
             shared = len(os.path.commonprefix([near.parts[:-1], path.parts]))
-            return tail, split is not None and split_of(relative[:-1]) == split, shared, -len(relative)
+            in_split = split is not None and split_of(relative[:-1]) == split
+            return path.name == named, tail, in_split, shared, -len(relative)
 
         return max(found, key=likeness, default=None)

@@ -4,6 +4,7 @@ import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+from ...utils.files import find_files
 from ..voc import CORNERS, split_ids
 from .base import LabelledFolder, split_of
 from .images import ImageIndex
@@ -17,8 +18,10 @@ _LISTS = ("trainval", "train", "valid", "val", "test")
 def read_voc(folder: Path, index: ImageIndex) -> LabelledFolder | None:
     """Read all XML files below `folder` whose root is ``annotation``; None if there are none.
 
-    The image of a file has its stem, and both may lie in any folder. Splits are those of ``ImageSets/Main``,
-    else of other lists such as ``train.txt``, else of the folders' names. Difficult objects get ``iscrowd``.
+    The image of a file has its stem, and both may lie in any folder; of several such images, it is the one
+    whose name the file has. An image that an earlier file labels is not taken again. Splits are those of
+    ``ImageSets/Main``, else of other lists such as ``train.txt``, else of the folders' names. Difficult
+    objects get ``iscrowd``.
     """
     trees, broken = _parse(folder)
     if not trees:
@@ -30,8 +33,9 @@ def read_voc(folder: Path, index: ImageIndex) -> LabelledFolder | None:
     splits = _splits(folder)
     names = {o.findtext("name", "").strip() for tree in trees.values() for o in tree.iter("object")}
     found.classes = sorted(names - {""})
+    seen: dict[Path, Path] = {}
     for path, tree in trees.items():
-        _read(found, path, tree, index, splits)
+        _read(found, path, tree, index, splits, seen)
     labelled = {image.path for image in found.images}
     bare = [path for path in index.paths if path not in labelled]
     if bare:
@@ -44,7 +48,7 @@ def read_voc(folder: Path, index: ImageIndex) -> LabelledFolder | None:
 def _parse(folder: Path) -> tuple[dict[Path, ET.Element], list[tuple[Path, str]]]:
     """The annotations below `folder`, and the files that are no XML."""
     trees, broken = {}, []
-    for path in sorted(folder.rglob("*.xml")):
+    for path in sorted(find_files(folder, [".xml"])):
         try:
             root = ET.parse(path).getroot()
         except (ET.ParseError, ValueError, LookupError) as error:
@@ -61,7 +65,7 @@ def _splits(folder: Path) -> dict[str, str]:
     Where a folder is called Main, from those in it alone: beside it VOC has splits for other tasks.
     """
     splits: dict[str, str] = {}
-    lists = [path for path in sorted(folder.rglob("*.txt")) if path.stem in _LISTS]
+    lists = [path for path in sorted(find_files(folder, [".txt"])) if path.stem in _LISTS]
     lists = [path for path in lists if path.parent.name == "Main"] or lists
     for path in sorted(lists, key=lambda path: _LISTS.index(path.stem)):
         ids = split_ids(path.read_text("utf-8-sig", errors="replace"))
@@ -70,12 +74,21 @@ def _splits(folder: Path) -> dict[str, str]:
 
 
 def _read(
-    found: LabelledFolder, path: Path, tree: ET.Element, index: ImageIndex, splits: dict[str, str]
+    found: LabelledFolder,
+    path: Path,
+    tree: ET.Element,
+    index: ImageIndex,
+    splits: dict[str, str],
+    seen: dict[Path, Path],
 ) -> None:
     split = splits.get(path.stem) or split_of(path.relative_to(index.folder).parts[:-1])
-    picture = index.find(path.stem, path, split)
+    named = tree.findtext("filename")
+    picture = index.find(path.stem, path, split, named)
     if picture is None:
-        return found.add_problem(path, f"there is no image {path.stem} (named {tree.findtext('filename')!r})")
+        return found.add_problem(path, f"there is no image {path.stem} (named {named!r})")
+    if picture in seen:
+        return found.add_problem(path, f"{picture} is also that of {seen[picture]}; this one is left out")
+    seen[picture] = path
     width, height = (_number(tree, f"size/{side}") for side in ("width", "height"))
     image = found.add_image(picture, path, (int(width), int(height)) if width and height else None, split)
     for number, element in enumerate(tree.iter("object"), 1):

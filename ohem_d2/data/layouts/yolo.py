@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...utils.files import find_files
+from ...utils.text_files import read_text
 from ...utils.yaml_files import SafeLoader, read_yaml
 from .base import LabelledFolder, LabelledImage, split_of
 from .images import ImageIndex
@@ -62,13 +64,14 @@ def _label_file(image: Path, folder: Path) -> Path | None:
 
 def _description(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The file with the class names and its content, that of ``classes.txt`` as ``names``."""
-    for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
+    for path in sorted(find_files(folder, [".yaml", ".yml"])):
         with open(path, encoding="utf-8") as file:
             content = read_yaml(file, str(path), SafeLoader)
         if isinstance(content, dict) and "names" in content:
             return path, content
-    for path in (path for name in _NAME_FILES for path in sorted(folder.rglob(name))):
-        lines = path.read_text(encoding="utf-8").splitlines()
+    files = sorted(find_files(folder, [".txt", ".names"]))
+    for path in (path for name in _NAME_FILES for path in files if path.name == name):
+        lines = read_text(path).splitlines()
         return path, {"names": [line.strip() for line in lines if line.strip()]}
     return None
 
@@ -91,7 +94,7 @@ def _lists(source: Path, content: dict[str, Any]) -> dict[tuple[str, ...], set[s
     for key in _SPLIT_KEYS:
         base, value = source.parent / str(content.get("path") or ""), content.get(key)
         if isinstance(value, str) and value.endswith(".txt") and (base / value).is_file():
-            lines = (base / value).read_text(encoding="utf-8").splitlines()
+            lines = read_text(base / value).replace("\\", "/").splitlines()
             for parts in (Path(line.strip()).parts for line in lines if line.strip()):
                 for depth in range(1, _DEPTH + 1):
                     splits.setdefault(parts[-depth:], set()).add(key)
@@ -104,7 +107,7 @@ def _listed_split(path: Path, lists: dict[tuple[str, ...], set[str]]) -> str | N
 
 
 def _read(found: LabelledFolder, image: LabelledImage, label: Path, num_classes: int) -> None:
-    for number, line in enumerate(label.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(label.read_text("utf-8-sig", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         values = _numbers(line.split())

@@ -20,7 +20,7 @@ def draw_split(images: Sequence[LabelledImage], seed: int = 0, share: float = 0.
     """Set the ``split`` of all images: "val" for about a `share`, drawn at random, "train" for the others.
 
     The images of the rarest class are drawn from first, rounded in favour of training, so that each class is
-    in training and, where five images or more have it, in "val".
+    in training and, where five images or more have it, in "val". What is rounded off goes to the next class.
 
     Raises:
         ValueError: fewer than two images.
@@ -31,10 +31,14 @@ def draw_split(images: Sequence[LabelledImage], seed: int = 0, share: float = 0.
     rng.shuffle(left)
     classes = [{a["category"] for a in image.annotations} for image in images]
     counts = {name: sum(name in c for c in classes) for name in sorted(set().union(*classes))}
+    owed = 0.0
     for name in [*sorted(counts, key=counts.get), None]:
         group = [image for image in left if name is None or _has(image, name)]
+        wanted = share * len(group) + owed
+        number = min(int(wanted + 1e-9), max(len(group) - 1, 0))
+        owed = wanted - number
         for i, image in enumerate(group):
-            image.split = "val" if i < int(share * len(group)) else "train"
+            image.split = "val" if i < number else "train"
         left = [image for image in left if name is not None and not _has(image, name)]
     if all(image.split == "train" for image in images):
         _move_one(images, counts)

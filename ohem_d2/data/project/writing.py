@@ -52,8 +52,8 @@ def make_project(
     """Write what a training on the images in `folder` needs, all of it or nothing.
 
     ``annotations/SPLIT.json`` (COCO; the images stay where they are), ``catalog.yaml``, ``config.yaml`` for a
-    CPU, ``config_gpu.yaml`` and ``report.txt``. The split of the folder is kept; else one image in five is
-    held out.
+    CPU, ``config_gpu.yaml`` and ``report.txt``. The split of the folder is kept; else about one image in five
+    is held out.
 
     Args:
         folder: in a layout that `read_folder` knows; nothing in it is changed.
@@ -149,7 +149,9 @@ def _split(folder: Path, found: LabelledFolder, seed: int) -> str:
         draw_split(found.images, seed)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    return f"The folder has no split: one image in five is held out (val), by class, seed {seed}."
+    num_held_out = sum(image.split == "val" for image in found.images)
+    held_out = f"{num_held_out} of {len(found.images)} images are held out (val)"
+    return f"The folder has no split: {held_out}, by class, seed {seed}."
 
 
 def _coco(folder: Path, classes: Sequence[str], images: Sequence[LabelledImage], split: str) -> str:
