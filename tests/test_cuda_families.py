@@ -10,12 +10,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.distributed as dist
-from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from ohem_d2.engine.accumulation import AccumulatingTrainer
+from ohem_d2.engine.accumulation import AccumulatingTrainer, build_inner_trainer
 from ohem_d2.evaluation import build_test_model
 
 from .evaluation.models import AUG, SOFT, VOTING, fields_of, inputs_of, model_of, record_of
@@ -147,14 +146,10 @@ def test_trainers_step_with_and_without_loss_scaling(kind):
     cfg = cfg_of_test("MODEL.DEVICE", "cuda")
     model, batch = build_model(cfg), make_batch(cfg)
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1e-4, momentum=0.9)
-    trainers = {
-        "simple": lambda: SimpleTrainer(model, [batch] * 4, optimizer),
-        "amp": lambda: AMPTrainer(model, [batch] * 4, optimizer),
-        "accumulating": lambda: AccumulatingTrainer(model, [batch] * 4, optimizer, 2, amp=False),
-        "accumulating amp": lambda: AccumulatingTrainer(model, [batch] * 4, optimizer, 2, amp=True),
-    }
-    trainer, before = trainers[kind](), copy.deepcopy(model.state_dict())
-    if kind.endswith("amp"):  # from its usual start the first steps overflow and are skipped
+    number, amp = 2 if kind.startswith("accumulating") else 1, kind.endswith("amp")
+    trainer = build_inner_trainer(model, [batch] * 4, optimizer, number, amp)
+    before = copy.deepcopy(model.state_dict())
+    if amp:  # from its usual start the first steps overflow and are skipped
         trainer.grad_scaler = torch.amp.GradScaler("cuda", init_scale=1.0)
     with EventStorage() as trainer.storage:
         for trainer.iter in range(2):
@@ -171,7 +166,7 @@ def scaling_trainer(kind):
     model, batch = build_model(cfg), make_batch(cfg)
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1e-4, momentum=0.9)
     if kind == "amp":
-        return AMPTrainer(model, [batch] * 4, optimizer)
+        return build_inner_trainer(model, [batch] * 4, optimizer, 1, amp=True)
     return AccumulatingTrainer(model, [batch] * 4, optimizer, 2, amp=True)
 
 

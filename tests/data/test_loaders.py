@@ -27,6 +27,7 @@ from ohem_d2.data import (
     build_test_loader,
     build_train_loader,
     load_voc,
+    loaders,
     read_proposals,
     workers,
     write_proposals,
@@ -139,6 +140,23 @@ def test_training_loader_yields_batches_and_reads_the_annotations_once(dataset, 
     assert all(len(image["instances"]) == 1 and "proposal_source" not in image for image in batch)
     line = "pets: proposals for 2 of 2 images, 3 to 3 boxes per image (median 3), recall 1.000 at IoU 0.5"
     assert line in caplog.text
+
+
+def test_images_of_too_few_keypoints_are_left_out_where_there_is_a_head_for_them(monkeypatch):
+    asked = []
+
+    def load(names, **options):
+        asked.append(options["min_keypoints"])
+        raise LookupError("asked")
+
+    monkeypatch.setattr(loaders, "load_dataset_dicts", load)
+    MetadataCatalog.get("people").set(keypoint_names=["nose"], keypoint_flip_map=[])
+    cfg = config(("people",))
+    cfg.MODEL.LOAD_PROPOSALS, cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = False, 3
+    for cfg.MODEL.KEYPOINT_ON in (False, True):
+        with pytest.raises(LookupError, match="asked"):
+            build_train_loader(cfg)
+    assert asked == [0, 3]
 
 
 def test_equal_ids_in_two_data_sets_keep_their_own_proposals(dataset):

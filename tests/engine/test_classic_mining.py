@@ -24,10 +24,12 @@ IMAGE = {"image_id": "a", "image": torch.zeros(3, 40, 80), "height": 20, "width"
 @pytest.fixture
 def grow(monkeypatch):
     """``grow(active, ...)`` with a model that gives the scores above; `grow.heads` are its heads."""
+    put = []
     heads = SimpleNamespace(num_classes=2, proposal_append_gt=True, box_predictor=torch.nn.Identity())
-    model = SimpleNamespace(roi_heads=heads, eval=lambda: None)
+    model = SimpleNamespace(roi_heads=heads, eval=lambda: put.append("eval"))
 
     def inspect(model, batch):
+        assert put.pop() == "eval"
         assert batch == [IMAGE] and heads.proposal_append_gt is False
         fields = {"gt_classes": torch.tensor(LABELS), **run.fields}
         return [Instances((40, 80), proposal_boxes=Boxes(2 * torch.tensor(BOXES) + 1e-4), **fields)]

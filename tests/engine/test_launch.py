@@ -194,7 +194,7 @@ def train(tmp_path_factory):
             ),
         ]
         script = ["-m", "tests.engine.launched", folder, "--config-file", "configs/Base-FastRCNN-small.yaml"]
-        command = [sys.executable, *launcher, *script, *settings]
+        command = [sys.executable, *launcher, *script, *settings, *opts]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         started = [
             subprocess.Popen(list(map(str, command)), cwd=ROOT, env={**environment, **env(rank)},

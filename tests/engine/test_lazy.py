@@ -160,6 +160,15 @@ def test_the_example_accumulates_measures_and_reports_per_class(toy, tmp_path, c
     assert {(e, c, m) for e in results for c in ("cat", "dog") for m in ("AP", "AP50", "AP75")} <= known
 
 
+def test_the_heads_know_the_length_of_the_training_and_its_precision(toy):
+    cfg = toy()
+    assert LazyTrainer.build_model(cfg).roi_heads.max_iter == 2
+    cfg.model.roi_heads.max_iter = 7
+    assert LazyTrainer.build_model(cfg).roi_heads.max_iter == 7
+    for amp in (False, True):
+        assert LazyTrainer(toy(f"train.amp.enabled={amp}"))._trainer.amp == amp
+
+
 def test_training_images_of_the_measured_loss_are_resized_as_in_testing_and_labelled(toy):
     loader = LazyTrainer._build_roi_loss_loader(SimpleNamespace(cfg=toy()))
     images = [x for batch in loader for x in batch]

@@ -60,6 +60,32 @@ def trained_on(monkeypatch):
     return calls
 
 
+def test_processes_share_the_size_that_the_log_may_have(make_cfg, monkeypatch):  # noqa: F811
+    trainer = OHEMTrainer(make_cfg("run", *MINED, "MODEL.OHEM.LOG_MIB", "2"))
+    for size in (1, 2):
+        monkeypatch.setattr("ohem_d2.engine.mined_log.comm.get_world_size", lambda size=size: size)
+        log = MinedLog("mined")
+        log.trainer = trainer
+        log.before_train()
+        assert log._max_bytes == 2 * 2**20 // size
+
+
+@pytest.mark.parametrize("seconds, files", [(0, 7), (60, 1)])
+def test_a_file_is_written_every_so_many_seconds(make_cfg, monkeypatch, seconds, files):  # noqa: F811
+    """What is copied in an iteration is read after the next, so the last is written at the end."""
+    monkeypatch.setattr("ohem_d2.engine.mined_log._FILE_SECONDS", seconds)
+    cfg = make_cfg("run", *MINED)
+    train(cfg)
+    assert len(list(Path(cfg.OUTPUT_DIR, "mined").glob("*.safetensors"))) == files
+
+
+def test_of_accumulated_batches_the_last_is_recorded_with_its_images(make_cfg):  # noqa: F811
+    cfg = make_cfg("run", *MINED, "SOLVER.ACCUMULATE", "2", "SOLVER.IMS_PER_BATCH", "1")
+    trainer = train(cfg)  # whose `images` are those of the last batch of each iteration
+    recorded = [Path(name).name for _, name, _ in as_list(read_mined(cfg.OUTPUT_DIR))]
+    assert recorded == [Path(name).name for name in trainer.images] and len(recorded) == 7
+
+
 def test_the_log_has_what_was_trained_on(make_cfg, trained_on):  # noqa: F811
     cfg = make_cfg("run", *MINED)
     train(cfg)

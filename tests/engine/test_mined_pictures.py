@@ -40,7 +40,7 @@ def test_tensorboard_has_the_pictures(make_cfg, tmp_path):  # noqa: F811
     assert [event.step for event in events.Images("mined/000001")] == [2, 5]
 
 
-@pytest.mark.parametrize("rule", ["hardest", "quota"])
+@pytest.mark.parametrize("rule", ["hardest", "pool"])
 def test_drawing_does_not_change_the_training(make_cfg, rule):  # noqa: F811
     """Also by a rule that draws at random."""
     without = train(make_cfg("without", "MODEL.OHEM.RULE", rule))
@@ -50,7 +50,7 @@ def test_drawing_does_not_change_the_training(make_cfg, rule):  # noqa: F811
 
 
 def test_a_rule_that_draws_at_random_leaves_the_random_state(make_cfg, drawn):  # noqa: F811
-    opts = ("MODEL.OHEM.RULE", "quota", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "SOLVER.MAX_ITER", "1")
+    opts = ("MODEL.OHEM.RULE", "pool", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "SOLVER.MAX_ITER", "1")
     trainer = OHEMTrainer(make_cfg("state", *opts, "MODEL.OHEM.VIS_PERIOD", "1"))
     trainer.train()
     (hook,) = [hook for hook in trainer._hooks if isinstance(hook, MinedPictures)]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -143,6 +144,16 @@ def test_a_final_checkpoint_that_a_kill_prevented_is_written(make_cfg, tmp_path)
     assert torch.equal(
         final["model"]["roi_heads.box_head.fc1.bias"], resumed.model.roi_heads.box_head.fc1.bias
     )
+
+
+def test_where_the_training_is_in_another_thread_signals_are_left_alone(make_cfg):  # noqa: F811
+    """Python allows handlers in the main thread alone."""
+    cfg, trained = make_cfg("run", "SOLVER.MAX_ITER", "1"), []
+    thread = threading.Thread(target=lambda: trained.append(train(cfg)))
+    before = signal.getsignal(signal.SIGTERM)
+    thread.start()
+    thread.join(120)
+    assert len(trained) == 1 and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_second_signal_stops_at_once(make_cfg, tmp_path):  # noqa: F811

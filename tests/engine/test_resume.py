@@ -11,6 +11,7 @@ from detectron2.engine import SimpleTrainer
 
 from ohem_d2.engine import OHEMTrainer, load_config
 from ohem_d2.engine.accumulation import AccumulatingTrainer
+from ohem_d2.engine.batches import TrainingBatches
 from ohem_d2.engine.finite_losses import PlainAMPTrainer
 from ohem_d2.utils.metrics import drop_rows, read_metrics
 
@@ -269,3 +270,25 @@ def test_a_loader_of_others_trains_and_says_that_it_starts_over(make_cfg, caplog
         trainer.resume_or_load(resume=True)
         trainer.train()
     assert "Not restored: position in the data and random numbers; the loader is not ours" in caplog.text
+
+
+def test_each_process_has_random_numbers_of_its_own(monkeypatch):
+    drawn = []
+    for rank in (0, 1, 0):
+        monkeypatch.setattr("ohem_d2.engine.batches.comm.get_rank", lambda rank=rank: rank)
+        next(iter(TrainingBatches([[{"file_name": "a"}]], 5)))
+        drawn.append(torch.rand(()).item())
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_a_run_on_another_number_of_processes_goes_on_after_as_many_images(make_cfg, monkeypatch, caplog):
+    loader = OHEMTrainer.build_train_loader(make_cfg("run")).loader
+    assert loader.batch_size == 2
+    monkeypatch.setattr("ohem_d2.engine.batches.comm.get_world_size", lambda: 2)
+    state = {**TrainingBatches(loader, 5).state_dict(), "num_batches": 6}
+    assert state["num_processes"] == 2
+    monkeypatch.setattr("ohem_d2.engine.batches.comm.get_world_size", lambda: 1)
+    resumed = TrainingBatches(loader, 5)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict()["num_batches"] == 12
+    assert "It was 2 images on each of 2 processes, it is 2 on 1" in caplog.text

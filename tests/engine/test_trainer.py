@@ -4,10 +4,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from detectron2.engine import AMPTrainer
 from detectron2.evaluation import DatasetEvaluator
 
 from ohem_d2.data import write_proposals
 from ohem_d2.engine import OHEMTrainer, load_config, trainer
+from ohem_d2.modeling import inspect_candidates
 
 CATALOG = (
     "toy: {format: voc, root: voc, splits: [train], classes: [cat, dog], "
@@ -128,26 +130,29 @@ def test_a_checkpoint_has_the_optimizers_momentum(make_cfg, accumulate):
         assert torch.equal(a["momentum_buffer"], b["momentum_buffer"])
 
 
-@pytest.mark.parametrize("heads", ["OHEMROIHeads", "StandardROIHeads"])
-def test_the_loss_over_all_rois_is_measured_alike_for_mined_and_plain_heads(make_cfg, heads):
-    opts = [
-        "MODEL.ROI_HEADS.NAME",
-        heads,
-        "TEST.ROI_LOSS.PERIOD",
-        "4",
-        "SOLVER.BASE_LR",
-        "0.0",
-        "SOLVER.WEIGHT_DECAY",
-        "0.0",
-    ]
-    cfg = make_cfg("loss", *opts)
-    torch.manual_seed(1)
-    trainer = OHEMTrainer(cfg)
-    trainer.train()
-    measured = trainer.storage.history("ohem/all_roi_loss").values()
-    assert [iteration for _, iteration in measured] == [3, 5]
-    # Background everywhere at zero logits would be log 3 = 1.10; untrained heads are near it.
-    assert all(0.9 < value < 1.6 for value, _ in measured)
+def test_mixed_precision_is_that_of_the_config(make_cfg):
+    for amp in (False, True):
+        opts = ("SOLVER.AMP.ENABLED", str(amp))
+        assert isinstance(OHEMTrainer(make_cfg("one", *opts))._trainer, AMPTrainer) == amp
+        assert OHEMTrainer(make_cfg("two", *opts, "SOLVER.ACCUMULATE", "2"))._trainer.amp == amp
+
+
+def test_the_loss_over_all_rois_is_measured_alike_for_mined_and_plain_heads(make_cfg):
+    """It is the mean of all candidates of the images, in float32, of the model as it is tested."""
+    still = ["TEST.ROI_LOSS.PERIOD", "4", "SOLVER.BASE_LR", "0.0", "SOLVER.WEIGHT_DECAY", "0.0"]
+    of_heads = []
+    for heads in ("OHEMROIHeads", "StandardROIHeads"):
+        cfg = make_cfg(heads, *still, "MODEL.ROI_HEADS.NAME", heads, "MODEL.OHEM.READONLY_DTYPE", "bfloat16")
+        torch.manual_seed(1)
+        trainer = OHEMTrainer(cfg)
+        trainer.train()
+        measured = trainer.storage.history("ohem/all_roi_loss").values()
+        assert [iteration for _, iteration in measured] == [3, 5]
+        model, loader = trainer.model.eval(), trainer._build_roi_loss_loader()
+        losses = torch.cat([c.losses for batch in loader for c in inspect_candidates(model, batch)])
+        assert len(losses) > 60 and measured[-1][0] == pytest.approx(float(losses.double().mean()))
+        of_heads.append(measured)
+    assert of_heads[0] == of_heads[1]
 
 
 def test_the_loss_is_measured_on_images_of_all_training_sets(make_cfg, monkeypatch):

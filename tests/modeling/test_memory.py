@@ -58,6 +58,16 @@ def roi_losses_of(predictor, plain, *args):
         predictor.__class__ = own
 
 
+@pytest.mark.parametrize("budget, largest", [(8, 256), (200, 400)])
+def test_the_chosen_chunk_is_the_batch_that_is_trained_on_and_256_at_least(budget, largest):
+    heads = build_heads("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", budget)
+    seen = limit_memory(heads, 10**6)
+    features, proposals, targets = make_inputs(2, 400)
+    candidates = label_candidates(heads, proposals, targets)
+    candidate_losses(heads, features, candidates, targets, heads.ohem)
+    assert max(seen) == largest and sum(seen) == sum(map(len, candidates)) >= 800
+
+
 @pytest.mark.parametrize("own_losses", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_are_halved_and_the_losses_are_those_of_small_chunks(kind, own_losses, caplog):

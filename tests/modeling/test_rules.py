@@ -169,7 +169,7 @@ def test_a_schedule_follows_the_iterations(storage):
     """Mixed: drawn at the start, mined at the end."""
     heads, inputs = with_rule("mixed", "SOLVER.MAX_ITER", "10"), make_inputs(num_proposals=60)
     mined = torch.cat([p.proposal_boxes.tensor for p in build_heads()(None, *inputs)[0]])
-    for iteration, is_mined in ((0, False), (10, True)):
+    for iteration, is_mined in ((0, False), (9, False), (10, True)):  # of the last, 9, nine in ten
         get_event_storage().iter = iteration
         rows = torch.cat([p.proposal_boxes.tensor for p in heads(None, *inputs)[0]])
         assert (rows.shape == mined.shape and torch.equal(rows, mined)) == is_mined

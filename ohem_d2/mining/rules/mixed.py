@@ -25,7 +25,7 @@ def mixed(rois: CandidatesWithLosses, budget: Budget, *, start: float = 0.0, end
         rois: the candidates.
         budget: of an image.
         start: share in [0, 1] of the budget that is mined in the first iteration.
-        end: in the last.
+        end: share at the end of the training, which the last iteration comes near.
 
     Source: selective backpropagation, Jiang et al., arXiv 1910.00762, as scheduled in MosaicML's Composer.
     """

@@ -9,7 +9,7 @@ import torch
 
 from ohem_d2.mining import mine_by_rule
 from ohem_d2.mining.rules import RULES, mixed
-from ohem_d2.mining.rules.base import rank_in_groups, top_of_groups
+from ohem_d2.mining.rules.base import Candidates, rank_in_groups, top_of_groups
 
 from .candidates import apart, by_image, make_budget, make_candidates, random_candidates, selected
 
@@ -73,6 +73,15 @@ def test_the_selection_is_ordered_by_loss_and_counted_per_image(rule):
     for of_image in rows:
         losses = rois.losses[of_image].tolist()
         assert losses == sorted(losses, reverse=True)
+
+
+def test_without_losses_the_selection_is_ordered_by_index():
+    rois = random_candidates(1)
+    plain = Candidates(**{field.name: getattr(rois, field.name) for field in fields(Candidates)})
+    hard = mine_by_rule(plain, make_budget(), lambda rois, budget: rois.ious > 0.2)
+    chosen = [[r for r in of_image if plain.ious[r] > 0.2] for of_image in by_image(rois)]
+    assert [[of_image[r] for r in rows] for of_image, rows in zip(by_image(rois), hard.rows)] == chosen
+    assert sum(map(len, chosen)) > 5
 
 
 def test_a_mask_that_does_not_fit_is_refused():
