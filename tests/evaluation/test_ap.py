@@ -140,7 +140,7 @@ def test_coco_has_the_ap_of_each_class_at_iou_50_and_75_too(pets, tmp_path):
 def test_coco_json_of_any_ids_and_without_what_nobody_needs_is_evaluated(make_voc, tmp_path):
     """COCO's own evaluation never finds the annotation of id 0, and wants ``iscrowd`` and ``area``."""
     (make_voc({"a": [], "b": []}, name="coco") / "JPEGImages").rename(tmp_path / "coco/images")
-    boxes = {0: [0, 0, 10, 10], 1: [20, 0, 10, 10]}
+    boxes = {0: [0, 0, 40, 30], 1: [20, 0, 10, 10]}
     content = {
         "images": [{"id": i, "file_name": f"{i}.jpg", "width": 40, "height": 30} for i in "ab"],
         "annotations": [{"id": k, "image_id": "ab"[k], "bbox": boxes[k], "category_id": 1} for k in boxes],
@@ -152,9 +152,10 @@ def test_coco_json_of_any_ids_and_without_what_nobody_needs_is_evaluated(make_vo
     )
     register_catalog(tmp_path / "c.yaml")
     DatasetCatalog.get("farm_val")
-    detections = [("a", "cat", 0.9, (1, 1, 10, 10)), ("b", "cat", 0.8, (21, 1, 30, 10))]
+    detections = [("a", "cat", 0.9, (1, 1, 40, 30)), ("b", "cat", 0.8, (21, 1, 30, 10))]
     found = feed(COCOEvaluator("farm_val", str(tmp_path / "out")), detections, ["cat"], "ab")["bbox"]
-    assert (found["AP"], found["APs"]) == (pytest.approx(100), pytest.approx(100))
+    # By their boxes the first is of medium size, the second small.
+    assert [found[key] for key in ("AP", "APs", "APm")] == [pytest.approx(100)] * 3
     # Of the two objects one is a crowd, which is neither found nor missed.
     content["annotations"][0]["iscrowd"] = 1
     (tmp_path / "coco/val.json").write_text(json.dumps(content))

@@ -165,10 +165,20 @@ def test_each_label_is_found_with_its_loss_and_in_pixels_of_the_file(loaded):
         assert found.loss == pytest.approx(float(best.losses), rel=1e-5)
         inside = (best.decoded[0].numpy() / 2).clip(0, [80, 60, 80, 60])
         assert np.allclose(found.box, inside, atol=1e-4)
-    decoded = rois.decoded.numpy() / 2
-    assert decoded.min() < -1  # else nothing is clipped
-    boxes = np.array([f.box for f in image.findings])
-    assert boxes.min() >= 0 and (boxes <= [80, 60, 80, 60]).all()
+
+
+def test_boxes_end_at_the_border_of_the_image(loaded, monkeypatch):
+    model, record = loaded
+    x, inspect = example_of(record, zoom=2), label_errors.inspect_candidates
+
+    def larger(model, batch):
+        (candidates,) = inspect(model, batch)
+        candidates.decoded = candidates.decoded + torch.tensor([-200.0, -200, 200, 200])
+        return [candidates]
+
+    monkeypatch.setattr(label_errors, "inspect_candidates", larger)
+    (image,) = inspect_labels(model, [[x]])
+    assert {f.box for f in image.findings} == {(0, 0, 80, 60)}
 
 
 def test_a_crowd_is_scaled_to_the_file(loaded, monkeypatch):
