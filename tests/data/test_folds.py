@@ -89,8 +89,10 @@ def test_what_is_left_of_a_coco_data_set_is_as_it_was(tmp_path):
     for image in images:
         Image.new("RGB", (9, 8)).save(tmp_path / "images" / image["file_name"])
     content = {"images": images, "annotations": annotations, "categories": [{"id": 4, "name": "cat"}]}
-    annotations[0]["hidden"] = 1  # an ignore region
-    images[0]["file_name"] = f"../images/{images[0]['file_name']}"
+    annotations[1]["hidden"] = 1  # an ignore region
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "images/3.png").rename(tmp_path / "elsewhere/3.png")
+    images[0]["file_name"] = "../elsewhere/3.png"
     (tmp_path / "all.json").write_text(json.dumps(content))
     (tmp_path / "catalog.yaml").write_text(
         "c: {format: coco, root: ., splits: [all], annotations: '{split}.json', images: images, "

@@ -1,10 +1,14 @@
 """What NMS drops, and a random sample, outside training."""
 
 import torch
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from ohem_d2.config import OHEMOptions
+from ohem_d2.modeling import inspect_candidates, inspection
 from ohem_d2.modeling.inspection import dropped_duplicates, mine_inspected, sample_at_random
+
+from ..zoo import make_batch, make_tiny, read_zoo_config
 
 
 def candidates_of(xs, losses, labels=None):
@@ -86,3 +90,16 @@ def test_a_random_sample_has_the_shares_of_detectron2_and_leaves_the_random_stat
     assert (torch.get_rng_state() == state).all()
     assert (rois.gt_classes[rows] == 0).sum() == 2 and len(set(rows.tolist())) == 8
     assert rows.tolist() == sample_at_random(rois, 8, 0.25, 1).tolist()
+
+
+def test_losses_are_those_of_float32_whatever_the_precision_of_mining(monkeypatch):
+    """So that what is measured of two models compares; on CUDA the default of mining is float16."""
+    asked, losses_of = [], inspection.candidate_losses
+    monkeypatch.setattr(
+        inspection, "candidate_losses", lambda *args, **kw: asked.append(args[4]) or losses_of(*args, **kw)
+    )
+    cfg = read_zoo_config("COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml")
+    make_tiny(cfg)
+    model = build_model(cfg).eval()
+    inspect_candidates(model, make_batch(cfg), OHEMOptions(readonly_dtype="bfloat16", rank_by="cls"))
+    assert [(options.readonly_dtype, options.rank_by) for options in asked] == [("float32", "cls")]
