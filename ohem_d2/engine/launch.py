@@ -134,7 +134,8 @@ def join(place: Place) -> None:
     # torchrun keeps its store when it starts all again: without a prefix, addresses of the dead are found.
     store = dist.PrefixStore(f"attempt{place.num_restarts}", store)
     backend = "nccl" if has_gpu else "gloo"
-    dist.init_process_group(backend, DEFAULT_TIMEOUT, store=store, rank=rank, world_size=world_size)
+    here = {"store": store, "rank": rank, "world_size": world_size}
+    dist.init_process_group(backend, timeout=DEFAULT_TIMEOUT, **here)
     # Detectron2 takes the rank among those of the machine for the number of the GPU.
     local_size = 1 if has_gpu and torch.cuda.device_count() == 1 else place.local_size
     if hasattr(comm, "create_local_process_group"):

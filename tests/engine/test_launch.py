@@ -124,7 +124,9 @@ def test_where_a_process_sees_one_gpu_alone_that_is_its_first(monkeypatch, num_v
     monkeypatch.setattr(launch.torch.cuda, "set_device", devices.append)
     monkeypatch.setattr(launch.dist, "rendezvous", lambda *args: iter([("store", 3, 4)]))
     monkeypatch.setattr(launch.dist, "PrefixStore", lambda prefix, store: store)
-    monkeypatch.setattr(launch.dist, "init_process_group", lambda *args, **kwargs: begun.append(args))
+    monkeypatch.setattr(
+        launch.dist, "init_process_group", lambda *args, **kw: begun.append((*args, kw["timeout"]))
+    )
     monkeypatch.setattr(launch.dist, "new_group", lambda ranks: ranks)
     monkeypatch.setattr(launch.comm, "synchronize", lambda: None)
     monkeypatch.setattr(launch.comm, "_LOCAL_PROCESS_GROUP", None)
