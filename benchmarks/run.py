@@ -30,6 +30,7 @@ CPU: dict[str, str] = {
     "train_step_small": "bm_train_step.py --model small",
     "mining_small": "bm_mining.py --model small",
     "testing_small": "bm_testing.py --model small --repeats 10",
+    "mined_log_small": "bm_mined_log.py --model small",
     "scale_small": "bm_scale.py --model small --size 120 160 --repeats 5 --warmup 1",
     **EVERYWHERE,
 }
@@ -41,6 +42,10 @@ GPU: dict[str, str] = {
         for precision in ("fp32", "default", "amp")
     },
     **{f"mining_{name}": f"bm_mining.py --model {model}" for name, model in MODELS.items()},
+    **{
+        f"mined_log_{name}": f"bm_mined_log.py --model {model} --precision amp"
+        for name, model in MODELS.items()
+    },
     "testing_vgg16": "bm_testing.py --model vgg16 --precision default --size 600 800",
     "testing_r50_fpn": "bm_testing.py --model r50-fpn --precision default",
     "scale_r50_fpn": "bm_scale.py --model r50-fpn --precision default",

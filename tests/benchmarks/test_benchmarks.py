@@ -218,6 +218,14 @@ def test_all_loaders_read_the_same_boxes_within_their_images(load_script, tmp_pa
         assert (boxes[:, 2:] >= boxes[:, :2] + 1).all()
 
 
+def test_the_mined_log_takes_a_share_of_the_iteration_and_writes_what_is_mined(run):
+    results = run("bm_mined_log", *TINY[:-4], "--repeats", "3", "--warmup", "1")
+    assert 0 < results["log ms"] < results["iteration ms"]
+    assert results["share"] == results["log ms"] / results["iteration ms"]
+    # Of 2 images at most 64 RoIs: 4 coordinates, an IoU and two losses of 4 bytes, label and object of 8.
+    assert 2 * 40 * 28 < results["bytes"] < 2 * 64 * 60 + 2000
+
+
 def test_mining_with_a_step_undone_synchronises_more(run):
     undone = ("as it is", "Detectron2's matcher", "Detectron2's pooler", "256 RoIs at a time")
     results = run("bm_mining", *TINY, "--steps", *undone)
