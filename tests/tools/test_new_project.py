@@ -38,7 +38,7 @@ def test_it_prints_what_it_found_and_what_to_type(new_project, tmp_path):
     write(tmp_path / "resnet18.pth", "")
     write(tmp_path / "pets/h.xml", "<annotation/>")
     printed = new_project("pets", "--weights", "resnet18.pth")
-    assert "no split: one image in five is held out (val), by class, seed 0" in printed
+    assert "no split: 1 of 6 images are held out (val), by class, seed 0" in printed
     assert (
         f"Problems: 1, all in projects/pets/report.txt\n{tmp_path}/pets/h.xml: there is no image h" in printed
     )
