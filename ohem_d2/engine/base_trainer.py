@@ -81,7 +81,7 @@ class BaseTrainer(TrainerBase):
 
     @property
     def batch_files(self) -> list[str]:
-        """Files of the images of the last batch; none where the loader does not say."""
+        """Files of the images of the last batch; "" or none where the loader does not say."""
         return getattr(self._trainer.data_loader, "file_names", [])
 
     def run_step(self) -> None:
@@ -107,7 +107,7 @@ class BaseTrainer(TrainerBase):
             files = getattr(self._trainer, "batch_files", self.batch_files)
             raise FloatingPointError(
                 f"iteration {self.iter}{process}: {error}; not finite: {weights}; images of the batch: "
-                f"{', '.join(files) or 'not known'}"
+                f"{', '.join(filter(None, files)) or 'not known'}"
             ) from error
 
     def state_dict(self) -> dict[str, Any]:

@@ -149,6 +149,8 @@ def test_a_loader_that_names_no_files_trains(make_cfg):
 
     trainer = train(make_cfg("run", "SOLVER.MAX_ITER", "2"), trainer_class=Nameless)
     assert trainer.images == [""] * 4
+    with pytest.raises(FloatingPointError, match="images of the batch: not known$"), trainer._named_batch():
+        raise FloatingPointError("a loss")
 
 
 def _without_names(loader):
